@@ -1,0 +1,52 @@
+"""Every error a user can meet, in one tree.
+
+::
+
+    RefocusError (ValueError)        one clear line: what was asked, what was found, what to do
+    ├── VideoError                   a file that cannot be read as a video, or a frame it does not hold
+    ├── DataError                    a question file or record that does not hold what it must
+    ├── ConfigError                  a setting that is unknown, of the wrong type, or out of range
+    ├── BudgetError                  a number of frames that cannot be picked
+    ├── CheckpointError              weights or a folder that do not fit the model
+    └── ReferenceModelError           a reference model that cannot score what it was given
+
+All derive from :class:`ValueError`, so a caller who only knows Python can catch them. The command line prints the
+message and exits with code 2. Broken invariants of our own are ``AssertionError`` and keep their traceback.
+"""
+
+
+class RefocusError(ValueError):
+    """Base of every error caused by what the user gave."""
+
+
+class VideoError(RefocusError):
+    """A file cannot be read as a video, or does not hold the frame that was asked for."""
+
+
+class DataError(RefocusError):
+    """A record of a question file is missing something or holds something impossible."""
+
+
+class ConfigError(RefocusError):
+    """A setting is unknown, has the wrong type, or is out of range."""
+
+
+class BudgetError(RefocusError):
+    """The number of frames asked for cannot be picked from the candidates."""
+
+
+class CheckpointError(RefocusError):
+    """A checkpoint folder is incomplete, or its weights do not fit the model."""
+
+
+class ReferenceModelError(RefocusError):
+    """A reference model cannot score what it was given."""
+
+
+def check_budget(budget: int, num_candidates: int) -> None:
+    """Raise :class:`BudgetError` unless ``1 <= budget <= num_candidates``."""
+    if not 1 <= budget <= num_candidates:
+        raise BudgetError(
+            f"asked for {budget} frames, but the video gives {num_candidates} candidate frames; "
+            f"choose a number from 1 to {num_candidates}"
+        )
