@@ -29,9 +29,7 @@ class Question:
         if not self.text.strip():
             raise DataError("the question text is empty; give at least one word")
         if len(self.options) == 1:
-            raise DataError(
-                f"a question needs at least 2 options or none at all, found 1: {self.options[0]!r}"
-            )
+            raise DataError(f"a question needs at least 2 options or none at all, found 1: {self.options[0]!r}")
         if len(set(self.options)) != len(self.options):
             raise DataError(f"options must differ from each other, found {list(self.options)}")
 
@@ -45,9 +43,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if not self.start_s <= self.end_s:
-            raise DataError(
-                f"an evidence span must not end before it starts, found {self.start_s}..{self.end_s} s"
-            )
+            raise DataError(f"an evidence span must not end before it starts, found {self.start_s}..{self.end_s} s")
 
     def contains(self, time_s: float) -> bool:
         """Whether a presentation time lies inside the span."""
@@ -94,9 +90,7 @@ class Candidates:
     def __post_init__(self) -> None:
         count = len(self.frames)
         if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or self.frames.dtype != np.uint8:
-            raise DataError(
-                f"frames must be (F, H, W, 3) uint8, found {self.frames.shape} {self.frames.dtype}"
-            )
+            raise DataError(f"frames must be (F, H, W, 3) uint8, found {self.frames.shape} {self.frames.dtype}")
         if not (self.frame_indices.shape == self.times.shape == (count,)):
             raise DataError(
                 f"{count} frames need {count} frame indices and times, "
@@ -127,9 +121,7 @@ class Selection:
 
     def __post_init__(self) -> None:
         if len(self.positions) == 0 or (np.diff(self.positions) <= 0).any():
-            raise DataError(
-                f"a selection holds distinct positions in increasing order, found {self.positions}"
-            )
+            raise DataError(f"a selection holds distinct positions in increasing order, found {self.positions}")
 
     def __len__(self) -> int:
         return len(self.positions)
