@@ -1,0 +1,137 @@
+"""Examples as JSONL: one object a line, checked field by field on the way in.
+
+A line holds ``id``, ``video``, ``question``, ``options`` (list of at least two), ``answer`` (position, letter or the option's
+text), and optionally ``evidence`` (list of ``[start_s, end_s]``), ``question_type`` and ``metadata``. A relative ``video`` is
+looked up beside the JSONL file.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from refocus_video.errors import DataError
+from refocus_video.files import write_jsonl
+from refocus_video.types import Example, Question, Span
+
+FIELDS = ("id", "video", "question", "options", "answer", "evidence", "question_type", "metadata")
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Read a JSONL file of examples.
+
+    Raises:
+        DataError: naming file, line and field of the first thing that is wrong.
+    """
+    if not path.is_file():
+        raise DataError(f"no question file at {path}; give the path of a JSONL file")
+    examples: list[Example] = []
+    seen: dict[str, int] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a UTF-8 text file; questions are JSONL, one object a line") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        example = _parse(_load(line, where), where, path.parent)
+        if example.id in seen:
+            raise DataError(f"{where}, field 'id': {example.id!r} was already used in line {seen[example.id]}")
+        seen[example.id] = number
+        examples.append(example)
+    if not examples:
+        raise DataError(f"{path}: holds no examples; expected one JSON object a line")
+    return examples
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write examples as JSONL, with videos relative to the file where they lie below its folder."""
+    write_jsonl(path, (_dump(example, path.parent) for example in examples))
+
+
+def _load(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    unknown = [key for key in row if key not in FIELDS]
+    if unknown:
+        raise DataError(f"{where}, field {unknown[0]!r}: unknown; known fields are {', '.join(FIELDS)}")
+    return row
+
+
+def _parse(row: dict[str, Any], where: str, folder: Path) -> Example:
+    try:
+        options = _texts(row, "options", where)
+        question = Question(_text(row, "question", where), options)
+        return Example(
+            id=_text(row, "id", where),
+            video=str(folder / _text(row, "video", where)),
+            question=question,
+            answer=_answer(row, options, where),
+            evidence=_spans(row, where),
+            question_type=str(row.get("question_type", "")),
+            metadata=dict(row.get("metadata") or {}),
+        )
+    except DataError as error:
+        message = str(error)
+        raise DataError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def _text(row: dict[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}, field {key!r}: expected a non-empty text, found {value!r}")
+    return value
+
+
+def _texts(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    values = row.get(key)
+    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(f"{where}, field {key!r}: expected a list of at least 2 texts, found {values!r}")
+    return tuple(values)
+
+
+def _answer(row: dict[str, Any], options: tuple[str, ...], where: str) -> int:
+    value = row.get("answer")
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        return value
+    if isinstance(value, str) and value in options:
+        return options.index(value)
+    if isinstance(value, str) and len(value) == 1 and 0 <= ord(value) - ord("A") < len(options):
+        return ord(value) - ord("A")
+    raise DataError(
+        f"{where}, field 'answer': expected a position 0..{len(options) - 1}, a letter or one of the options, found {value!r}"
+    )
+
+
+def _spans(row: dict[str, Any], where: str) -> tuple[Span, ...]:
+    spans = row.get("evidence") or []
+    if not isinstance(spans, list):
+        raise DataError(f"{where}, field 'evidence': expected a list of [start_s, end_s], found {spans!r}")
+    for span in spans:
+        numbers = isinstance(span, list) and len(span) == 2 and all(isinstance(x, int | float) for x in span)
+        if not numbers:
+            raise DataError(f"{where}, field 'evidence': expected [start_s, end_s] in seconds, found {span!r}")
+    return tuple(Span(float(start), float(end)) for start, end in spans)
+
+
+def _dump(example: Example, folder: Path) -> dict[str, Any]:
+    video = Path(example.video)
+    row: dict[str, Any] = {
+        "id": example.id,
+        "video": str(video.relative_to(folder) if video.is_relative_to(folder) else video),
+        "question": example.question.text,
+        "options": list(example.question.options),
+        "answer": example.answer,
+    }
+    if example.evidence:
+        row["evidence"] = [[span.start_s, span.end_s] for span in example.evidence]
+    if example.question_type:
+        row["question_type"] = example.question_type
+    if example.metadata:
+        row["metadata"] = example.metadata
+    return row
