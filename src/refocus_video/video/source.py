@@ -1,0 +1,89 @@
+"""Opening a file as a video: the picture stream, its limits, and every failure as one clear line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from refocus_video.errors import VideoError
+
+MAX_PIXELS = 8192 * 8192
+"""The largest picture that is decoded, in pixels. A few bytes can promise a picture of gigabytes."""
+
+REPAIR = "make a clean copy with: ffmpeg -i INPUT -c:v libx264 -crf 16 OUTPUT.mp4"
+"""What to do about a file that a tolerant player may still show in part."""
+
+
+def first_line(error: Exception) -> str:
+    """The reason given by the decoding library, without its number and file name."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise VideoError(f"no video file at {path}")
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder, not a video file; give the path of one file")
+    if not path.is_file():
+        raise VideoError(f"{path} is not a regular file; give the path of a video file")
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes); fetch it again")
+
+
+def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
+    for stream in container.streams.video:
+        # The cover of an audio file is stored as a picture stream of its own: it is no video.
+        if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
+            return stream
+    kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
+    raise VideoError(f"{path} has no video in it, only {', '.join(kinds)}; give a file with pictures")
+
+
+def check_canvas(width: int, height: int, path: Path) -> None:
+    """Refuse a picture without pixels or with more than :data:`MAX_PIXELS` of them."""
+    if width < 1 or height < 1:
+        raise VideoError(f"{path}: the pictures have no usable size ({width}×{height}); {REPAIR}")
+    if width * height > MAX_PIXELS:
+        raise VideoError(
+            f"{path}: pictures of {width}×{height} are refused, the limit is {MAX_PIXELS} pixels; "
+            "make a smaller copy first"
+        )
+
+
+@contextmanager
+def open_stream(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the first video stream of a local file.
+
+    Args:
+        path: a regular file. Only files are read: a playlist that points to a network address is refused.
+        threads: decoder threads within one picture. Threads across pictures are never used: on damaged
+            input they can wait for each other forever.
+
+    Raises:
+        VideoError: the file is missing, empty, not a video, has no pictures, or pictures too large.
+    """
+    _check_file(path)
+    try:
+        container = av.open(
+            str(path.absolute()),
+            mode="r",
+            metadata_errors="replace",
+            container_options={"protocol_whitelist": "file"},
+        )
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(
+            f"{path} cannot be opened as a video ({first_line(error)}); check that it is a complete video file"
+        ) from None
+    with container:
+        stream = _picture_stream(container, path)
+        context = stream.codec_context
+        if context is None:
+            raise VideoError(f"{path}: no decoder is known for its video; {REPAIR}")
+        check_canvas(context.width, context.height, path)
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.thread_type = "SLICE"
+        context.thread_count = threads
+        yield container, stream

@@ -1,0 +1,190 @@
+"""The table of a video's frames: when each is shown, and where decoding must begin to reach it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from refocus_video.errors import VideoError
+from refocus_video.types import IntArray
+from refocus_video.video.source import REPAIR, first_line, open_stream
+
+JUMPING_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"})
+"""Codecs in which one packet holds exactly one shown picture, unless the packet itself says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTable:
+    """Every frame of a video in presentation order."""
+
+    pts: IntArray
+    """Presentation time of each frame in units of ``time_base``, (N,), non-decreasing."""
+    starts: IntArray | None
+    """Number of the packet at which decoding can begin to reach each frame, (N,); None where frames can only be
+    reached by decoding from the beginning, because the packets do not tell which of them give a picture."""
+    time_base: Fraction
+    end: int
+    """When the last frame stops being shown, in units of ``time_base``."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Packets:
+    pts: list[int | None]
+    keyframe: list[bool]
+    shown: list[bool]
+    duration: list[int]
+    hidden: bool
+    damaged: int
+
+
+def hides_picture(codec: str, data: memoryview) -> bool:
+    """Whether a packet carries a picture that is kept for reference and never shown."""
+    if len(data) == 0:
+        return True
+    if codec == "vp8":
+        return not data[0] & 0x10
+    if codec == "vp9":
+        if data[-1] & 0xE0 == 0xC0:  # a superframe: several pictures, the last one shown
+            return False
+        profile = (data[0] >> 5 & 1) | (data[0] >> 3 & 2)
+        shift = 2 if profile == 3 else 3
+        show_existing, show = data[0] >> shift & 1, data[0] >> (shift - 2) & 1
+        return not show_existing and not show
+    return False
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
+    """The packets of a stream in stored order: a packet's number is its rank here."""
+    for packet in container.demux(stream):
+        # The demuxer ends with an empty packet that only tells the decoder to finish.
+        if packet.size > 0 or packet.pts is not None or packet.dts is not None:
+            yield packet
+
+
+def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Packets:
+    found = _Packets([], [], [], [], False, 0)
+    hidden, damaged, codec = False, 0, stream.codec_context.name
+    try:
+        for packet in packets_of(container, stream):
+            found.pts.append(packet.pts)
+            found.keyframe.append(packet.is_keyframe)
+            # Packets marked "discard" lie outside the file's edit list: decoded for reference, never shown.
+            found.shown.append(not packet.is_discard)
+            found.duration.append(packet.duration or 0)
+            damaged += packet.is_corrupt
+            hidden = hidden or hides_picture(codec, memoryview(packet))
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path}: reading stops after {len(found.pts)} packets ({first_line(error)}); {REPAIR}"
+        ) from None
+    return _Packets(found.pts, found.keyframe, found.shown, found.duration, hidden, damaged)
+
+
+def _check_complete(packets: _Packets, promised: int, path: Path) -> None:
+    count = len(packets.pts)
+    if count == 0:
+        promise = f"none of the {promised} frames its index promises" if promised else "no frame at all"
+        raise VideoError(f"{path} holds {promise}; the picture data is missing, fetch the file again")
+    if count < promised:
+        raise VideoError(
+            f"{path} is cut off: it holds {count} of the {promised} frames its index promises; "
+            f"fetch it again, or {REPAIR}"
+        )
+    if packets.damaged:
+        raise VideoError(
+            f"{path} is damaged: {packets.damaged} of its {count} packets are incomplete; fetch it again, or {REPAIR}"
+        )
+
+
+def _table_from_packets(packets: _Packets, time_base: Fraction) -> FrameTable | None:
+    """The frame table, when the packets alone tell which frames there are; None when they do not."""
+    known = [pts for pts in packets.pts if pts is not None]
+    if packets.hidden or len(known) < len(packets.pts) or len(set(known)) < len(known):
+        return None
+    pts = np.array(known, dtype=np.int64)
+    keys = np.flatnonzero(packets.keyframe)
+    # Pictures before the first keyframe, in either order, may have lost what they refer to.
+    if len(keys) == 0 or keys[0] != 0 or (pts < pts[0]).any():
+        return None
+    shown = np.flatnonzero(packets.shown)
+    if len(shown) == 0:
+        return None
+    order = shown[np.argsort(pts[shown])]
+    last = int(order[-1])
+    span = packets.duration[last]
+    if span <= 0:
+        span = int(np.median(np.diff(pts[order]))) if len(order) > 1 else 0
+    return FrameTable(pts[order], _starts(pts, keys, order), time_base, int(pts[last]) + span)
+
+
+def _starts(pts: IntArray, keys: IntArray, order: IntArray) -> IntArray:
+    """The last keyframe that is neither stored nor shown after the frame, for each frame in ``order``.
+
+    A frame stored after a keyframe but shown before it may refer to pictures before that keyframe.
+    """
+    key_pts = np.maximum.accumulate(pts[keys])  # a keyframe counts once all keyframes before it are shown
+    rank = np.minimum(np.searchsorted(keys, order, side="right"), np.searchsorted(key_pts, pts[order], side="right"))
+    starts = keys[np.maximum(rank - 1, 0)]
+    # Frames are decoded in one pass: a frame's start must not lie behind that of a later frame.
+    return np.asarray(np.minimum.accumulate(starts[::-1])[::-1], dtype=np.int64)
+
+
+def frame_time(frame: av.VideoFrame) -> int | None:
+    """When a frame is shown: its presentation time or, where the container stores none (AVI), its decoding time.
+
+    With decoding in order that is the time at which the frame leaves the decoder, as players take it.
+    """
+    return frame.pts if frame.pts is not None else frame.dts
+
+
+def _table_by_decoding(path: Path, threads: int, promised: int) -> FrameTable:
+    """Count the frames by decoding them all."""
+    times: list[int] = []
+    span = 0
+    with open_stream(path, threads) as (container, stream):
+        time_base = stream.time_base or Fraction(1, 1)
+        try:
+            for frame in container.decode(stream):
+                time = frame_time(frame)
+                if time is None:
+                    raise VideoError(
+                        f"{path}: frame {len(times)} has no presentation time; put the video into a container "
+                        "that stores times: ffmpeg -i INPUT -c copy OUTPUT.mp4"
+                    )
+                if times and time < times[-1]:
+                    raise VideoError(
+                        f"{path}: presentation times run backwards at frame {len(times)} "
+                        f"({float(times[-1] * time_base):.3f} s, then {float(time * time_base):.3f} s); {REPAIR}"
+                    )
+                span = int(frame.duration or 0) or (time - times[-1] if times else 0)
+                times.append(time)
+        except av.FFmpegError as error:
+            raise VideoError(
+                f"{path} is damaged: decoded {len(times)} of the {promised} frames its index promises "
+                f"({first_line(error)}); {REPAIR}"
+            ) from None
+    if not times:
+        raise VideoError(f"{path}: decoded none of the {promised} frames its index promises; {REPAIR}")
+    return FrameTable(np.array(times, dtype=np.int64), None, time_base, times[-1] + span)
+
+
+def build_table(path: Path, threads: int = 1) -> FrameTable:
+    """Read the frame table of a video: one pass over its packets, or one full decode where that is not enough.
+
+    Raises:
+        VideoError: the file is cut off, damaged, holds no frames, or stores no usable times.
+    """
+    with open_stream(path, threads) as (container, stream):
+        packets = _scan(container, stream, path)
+        # Only the MP4 family lists every frame in its header; elsewhere the list is just the keyframes.
+        promised = len(stream.index_entries) if "mp4" in container.format.name else 0
+        codec, time_base = stream.codec_context.name, stream.time_base or Fraction(1, 1)
+    _check_complete(packets, promised, path)
+    table = _table_from_packets(packets, time_base) if codec in JUMPING_CODECS else None
+    return table or _table_by_decoding(path, threads, len(packets.pts))
