@@ -5,7 +5,7 @@ the full-size model. The tiny models differ by configuration only: see ``configs
 """
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -91,6 +91,9 @@ class VisionConfig(Settings):
     num_attention_heads: int = 16
     image_size: int = 384
     patch_size: int = 14
+    pixel_mean: float = 0.5
+    """Pixels are scaled to 0..1, then shifted and divided by these two."""
+    pixel_std: float = Field(default=0.5, gt=0)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -130,4 +133,99 @@ class PolicyConfig(Settings):
             raise ValueError(
                 f"expand·d_model {self.expand * self.d_model} must be a multiple of headdim {self.headdim}"
             )
+        if self.pooled_side % self.merge:
+            raise ValueError(
+                f"the pooled grid of {self.pooled_side}×{self.pooled_side} tokens must divide by merge {self.merge}"
+            )
         return self
+
+    @property
+    def pooled_side(self) -> int:
+        """Tokens along one side of the pooled patch grid: 14 in the full model."""
+        return -(-(self.vision.image_size // self.vision.patch_size) // self.pool_stride)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens that stand for one frame in the policy's sequence: 196 in the full model."""
+        return (self.pooled_side // self.merge) ** 2
+
+
+class Stage(Settings):
+    """A stretch of the curriculum."""
+
+    until: float = Field(gt=0, le=1)
+    """Share of training at which the stage ends."""
+    budgets: tuple[int, ...] = Field(min_length=1)
+    """Budgets practised; one is drawn for each step."""
+    question_types: tuple[str, ...] = ()
+    """Question types practised; empty for all."""
+
+
+class ReferenceConfig(Settings):
+    """Which frozen LMM scores the subsets, and how its scores become rewards (METHOD §4)."""
+
+    model: str = "OpenGVLab/InternVL3-2B-hf"
+    """Folder or hub id; the paper's second version."""
+    answer_mode: Literal["letters", "words"] = "letters"
+    reward: Literal["margin", "probability", "accuracy"] = "margin"
+
+
+class FilterConfig(Settings):
+    """The reward-variance filter (METHOD §6)."""
+
+    budget: int = Field(default=4, ge=1)
+    """Frames in each of the 16 probes."""
+    threshold: float = Field(default=0.2, ge=0)
+    """τ of the paper's second version."""
+    seed: int = 0
+
+
+class TrainConfig(Settings):
+    """Reinforcement learning of the policy (METHOD §5). Names follow TRL's GRPOConfig where they mean the same."""
+
+    seed: int = 0
+    max_steps: int = Field(default=900, ge=1)
+    """The paper trains for about 900 steps."""
+    videos_per_step: int = Field(default=8, ge=1)
+    questions_per_video: int = Field(default=3, ge=1)
+    num_generations: int = Field(default=16, ge=2)
+    """Subsets of each question (G)."""
+    num_iterations: int = Field(default=1, ge=1)
+    """Optimiser steps on each batch of rollouts."""
+    stages: tuple[Stage, ...] = (
+        Stage(until=0.25, budgets=(4,)),
+        Stage(until=0.5, budgets=(8,)),
+        Stage(until=0.75, budgets=(16,)),
+        Stage(until=1.0, budgets=(32,)),
+    )
+    temperature: float = Field(default=1.0, gt=0)
+    epsilon: float = Field(default=0.2, gt=0)
+    scale_rewards: Literal["group", "running", "none"] = "group"
+    gate: float = Field(default=1e-3, ge=0)
+    """Groups whose rewards spread less than this carry no signal and are skipped."""
+    entropy_coef: float = Field(default=0.001, ge=0)
+    """β of the paper's second version; the start value when steered."""
+    entropy_target: tuple[float, float] | None = None
+    """Entropy per pick, as a share of the logarithm of the candidates, at the start and the end; None keeps β fixed."""
+    entropy_target_until: float = Field(default=0.7, gt=0, le=1)
+    entropy_rate: float = Field(default=0.03, gt=0)
+    entropy_coef_range: tuple[float, float] = (1e-4, 0.4)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=20, ge=0)
+    decay_from: float = Field(default=0.6, ge=0, lt=1)
+    """Share of training after which the learning rate falls linearly to 5 %."""
+    shuffle_options: bool = True
+    save_steps: int = Field(default=100, ge=1)
+    logging_steps: int = Field(default=10, ge=1)
+
+
+class RunConfig(Settings):
+    """Everything a training run needs; what is saved beside its results."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    policy: PolicyConfig = PolicyConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    filter: FilterConfig = FilterConfig()
+    train: TrainConfig = TrainConfig()
