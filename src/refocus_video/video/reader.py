@@ -19,7 +19,7 @@ from refocus_video.errors import VideoError
 from refocus_video.types import ByteArray, FloatArray, IntArray
 from refocus_video.video.pixels import RgbConverter, displayed_size
 from refocus_video.video.source import REPAIR, check_canvas, first_line, open_stream
-from refocus_video.video.table import FrameTable, build_table, frame_time, packets_of
+from refocus_video.video.table import FrameTable, build_table, packets_of
 
 # Codecs in which pictures that nothing refers to can be skipped without touching the others.
 _SKIPPING_CODECS = frozenset({"h264", "hevc"})
@@ -195,10 +195,9 @@ def _match(frames: Iterator[av.VideoFrame], wanted: IntArray) -> Iterator[av.Vid
     """Pick the frames with the wanted times out of a stream in presentation order."""
     row = 0
     for frame in frames:
-        time = frame_time(frame)
-        if time is None or time > wanted[row]:
+        if frame.pts is None or frame.pts > wanted[row]:
             raise _MissingFrameError("the decoder gives no picture for it")
-        if time == wanted[row]:
+        if frame.pts == wanted[row]:
             yield _sound(frame)
             row += 1
             if row == len(wanted):
@@ -212,8 +211,6 @@ def _decode_all(
     """Decode everything and count: frame index is the number of frames before it."""
     row = 0
     for index, frame in enumerate(container.decode(stream)):
-        if index >= len(table.pts) or frame_time(frame) != table.pts[index]:
-            raise _MissingFrameError("the decoder gives other pictures than before")
         if index == wanted[row]:
             yield _sound(frame)
             row += 1
@@ -264,8 +261,7 @@ def _needed_frames(
             # Some H.264 decoders only learn at the first picture how the file was coded, and give garbage
             # when started further in. So the first one is always decoded before anything is passed over.
             warm = True
-            time = frame_time(frame)
-            while time is not None and row < len(pts) and pts[row] <= time:
+            while frame.pts is not None and row < len(pts) and pts[row] <= frame.pts:
                 row += 1
         resting = warm and row < len(pts) and starts[row] > number + 1
     yield from context.decode(None)

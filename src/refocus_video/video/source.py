@@ -33,6 +33,33 @@ def _check_file(path: Path) -> None:
         raise VideoError(f"{path} is empty (0 bytes); fetch it again")
 
 
+def _ebml_number(data: bytes, at: int) -> tuple[int, int]:
+    """A Matroska length field and where it ends; all value bits set (-1 here) means that the length is unknown."""
+    length = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
+    return (-1 if value == (1 << 7 * length) - 1 else value), at + length
+
+
+def _check_matroska_length(path: Path) -> None:
+    """Refuse a Matroska or WebM file shorter than its header says: the decoder would just end early."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    try:
+        header, at = _ebml_number(head, 4)
+        at += header
+        if head[:4] != b"\x1a\x45\xdf\xa3" or head[at : at + 4] != b"\x18\x53\x80\x67":
+            return
+        content, at = _ebml_number(head, at + 4)
+    except IndexError:
+        return
+    found = path.stat().st_size
+    if content >= 0 and found < at + content:
+        raise VideoError(
+            f"{path} is cut off: it has {found} of the {at + content} bytes its header promises; "
+            f"fetch it again, or {REPAIR}"
+        )
+
+
 def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
     for stream in container.streams.video:
         # The cover of an audio file is stored as a picture stream of its own: it is no video.
@@ -66,6 +93,7 @@ def open_stream(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, 
         VideoError: the file is missing, empty, not a video, has no pictures, or pictures too large.
     """
     _check_file(path)
+    _check_matroska_length(path)
     try:
         container = av.open(
             str(path.absolute()),

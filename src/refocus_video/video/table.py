@@ -1,8 +1,9 @@
 """The table of a video's frames: when each is shown, and where decoding must begin to reach it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -17,6 +18,9 @@ from refocus_video.video.source import REPAIR, first_line, open_stream
 
 JUMPING_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d"})
 """Codecs in which one packet holds exactly one shown picture, unless the packet itself says otherwise."""
+
+TIMED_FORMATS = ("mp4", "matroska", "mpegts", "flv")
+"""Containers that store a presentation time with every packet. Others (AVI) store the order of decoding only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class FrameTable:
 @dataclass(frozen=True, slots=True)
 class _Packets:
     pts: list[int | None]
+    dts: list[int | None]
     keyframe: list[bool]
     shown: list[bool]
     duration: list[int]
@@ -68,11 +73,12 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator["Pack
 
 
 def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Packets:
-    found = _Packets([], [], [], [], False, 0)
+    found = _Packets([], [], [], [], [], False, 0)
     hidden, damaged, codec = False, 0, stream.codec_context.name
     try:
         for packet in packets_of(container, stream):
             found.pts.append(packet.pts)
+            found.dts.append(packet.dts)
             found.keyframe.append(packet.is_keyframe)
             # Packets marked "discard" lie outside the file's edit list: decoded for reference, never shown.
             found.shown.append(not packet.is_discard)
@@ -83,7 +89,7 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Packet
         raise VideoError(
             f"{path}: reading stops after {len(found.pts)} packets ({first_line(error)}); {REPAIR}"
         ) from None
-    return _Packets(found.pts, found.keyframe, found.shown, found.duration, hidden, damaged)
+    return replace(found, hidden=hidden, damaged=damaged)
 
 
 def _check_complete(packets: _Packets, promised: int, path: Path) -> None:
@@ -117,10 +123,13 @@ def _table_from_packets(packets: _Packets, time_base: Fraction) -> FrameTable | 
         return None
     order = shown[np.argsort(pts[shown])]
     last = int(order[-1])
-    span = packets.duration[last]
-    if span <= 0:
-        span = int(np.median(np.diff(pts[order]))) if len(order) > 1 else 0
+    span = packets.duration[last] or _usual_step(pts[order])
     return FrameTable(pts[order], _starts(pts, keys, order), time_base, int(pts[last]) + span)
+
+
+def _usual_step(pts: IntArray) -> int:
+    """How long a frame is shown, where the file does not say: the median step, 0 for a single frame."""
+    return int(np.median(np.diff(pts))) if len(pts) > 1 else 0
 
 
 def _starts(pts: IntArray, keys: IntArray, order: IntArray) -> IntArray:
@@ -135,43 +144,49 @@ def _starts(pts: IntArray, keys: IntArray, order: IntArray) -> IntArray:
     return np.asarray(np.minimum.accumulate(starts[::-1])[::-1], dtype=np.int64)
 
 
-def frame_time(frame: av.VideoFrame) -> int | None:
-    """When a frame is shown: its presentation time or, where the container stores none (AVI), its decoding time.
+def _rises(values: list[int | None]) -> bool:
+    known = [value for value in values if value is not None]
+    return len(known) == len(values) and all(a <= b for a, b in pairwise(known))
 
-    With decoding in order that is the time at which the frame leaves the decoder, as players take it.
+
+def _shown_times(frames: list[int | None], packets: _Packets, path: Path) -> IntArray:
+    """Presentation time of each decoded frame.
+
+    A container that stores no presentation times has one decoding time per packet: one frame leaves the
+    decoder at each of them, so the k-th frame shown has the k-th of these times.
     """
-    return frame.pts if frame.pts is not None else frame.dts
+    if _rises(frames):
+        return np.array(frames, dtype=np.int64)
+    if len(packets.dts) == len(frames) and _rises(packets.dts):
+        return np.array(packets.dts, dtype=np.int64)
+    if None in frames:
+        raise VideoError(
+            f"{path}: frame {frames.index(None)} has no presentation time; put the video into a container "
+            "that stores times: ffmpeg -i INPUT -c copy OUTPUT.mp4"
+        )
+    back = next(k for k, (a, b) in enumerate(pairwise(frames), 1) if a is not None and b is not None and b < a)
+    raise VideoError(f"{path}: presentation times run backwards at frame {back}; {REPAIR}")
 
 
-def _table_by_decoding(path: Path, threads: int, promised: int) -> FrameTable:
+def _table_by_decoding(path: Path, threads: int, packets: _Packets) -> FrameTable:
     """Count the frames by decoding them all."""
-    times: list[int] = []
+    times: list[int | None] = []
     span = 0
+    promise = f"of the {len(packets.pts)} frames its index promises"
     with open_stream(path, threads) as (container, stream):
         time_base = stream.time_base or Fraction(1, 1)
         try:
             for frame in container.decode(stream):
-                time = frame_time(frame)
-                if time is None:
-                    raise VideoError(
-                        f"{path}: frame {len(times)} has no presentation time; put the video into a container "
-                        "that stores times: ffmpeg -i INPUT -c copy OUTPUT.mp4"
-                    )
-                if times and time < times[-1]:
-                    raise VideoError(
-                        f"{path}: presentation times run backwards at frame {len(times)} "
-                        f"({float(times[-1] * time_base):.3f} s, then {float(time * time_base):.3f} s); {REPAIR}"
-                    )
-                span = int(frame.duration or 0) or (time - times[-1] if times else 0)
-                times.append(time)
+                times.append(frame.pts)
+                span = int(frame.duration or 0)
         except av.FFmpegError as error:
             raise VideoError(
-                f"{path} is damaged: decoded {len(times)} of the {promised} frames its index promises "
-                f"({first_line(error)}); {REPAIR}"
+                f"{path} is damaged: decoded {len(times)} {promise} ({first_line(error)}); {REPAIR}"
             ) from None
     if not times:
-        raise VideoError(f"{path}: decoded none of the {promised} frames its index promises; {REPAIR}")
-    return FrameTable(np.array(times, dtype=np.int64), None, time_base, times[-1] + span)
+        raise VideoError(f"{path}: decoded none {promise}; {REPAIR}")
+    shown = _shown_times(times, packets, path)
+    return FrameTable(shown, None, time_base, int(shown[-1]) + (span or _usual_step(shown)))
 
 
 def build_table(path: Path, threads: int = 1) -> FrameTable:
@@ -182,9 +197,13 @@ def build_table(path: Path, threads: int = 1) -> FrameTable:
     """
     with open_stream(path, threads) as (container, stream):
         packets = _scan(container, stream, path)
+        form = container.format.name
         # Only the MP4 family lists every frame in its header; elsewhere the list is just the keyframes.
-        promised = len(stream.index_entries) if "mp4" in container.format.name else 0
+        promised = len(stream.index_entries) if "mp4" in form else 0
         codec, time_base = stream.codec_context.name, stream.time_base or Fraction(1, 1)
     _check_complete(packets, promised, path)
-    table = _table_from_packets(packets, time_base) if codec in JUMPING_CODECS else None
-    return table or _table_by_decoding(path, threads, len(packets.pts))
+    if codec in JUMPING_CODECS and any(name in form for name in TIMED_FORMATS):
+        table = _table_from_packets(packets, time_base)
+        if table is not None:
+            return table
+    return _table_by_decoding(path, threads, packets)
