@@ -183,6 +183,15 @@ def test_picked_before_marks_earlier_picks_only() -> None:
     assert taken.tolist() == [[[[False, False, False, False], [False, False, True, False], [True, False, True, False]]]]
 
 
+def test_a_single_pick_is_scored() -> None:
+    policy = tiny_policy()
+    index = policy.index(tiny_features(policy))
+    asked = policy.ask(index, QUESTIONS, ROWS)
+    picked = pick_frames(policy, index, asked, 1, 3)
+    scores = policy.log_probs(index, asked, picked.picks)
+    torch.testing.assert_close(scores.log_probs, picked.log_probs)
+
+
 def test_a_repeated_pick_has_no_probability() -> None:
     policy = tiny_policy()
     index = policy.index(tiny_features(policy, videos=1))

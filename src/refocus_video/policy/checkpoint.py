@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from refocus_video.config import PolicyConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.prompt import Tokenizer
+from refocus_video.policy.released import RELEASED_TYPE, convert
 
 MODEL_TYPE = "refocus-video"
 CONFIG_FILE = "config.json"
@@ -56,10 +57,15 @@ def load_folder(name: str | Path, tokenizer: Tokenizer | None) -> tuple[PolicyCo
     folder = _local_folder(name)
     values = _read_config(folder)
     weights = _read_weights(folder)
-    if values.get("model_type") != MODEL_TYPE:
-        raise CheckpointError(f"{folder}: unknown model_type {values.get('model_type')!r} in {CONFIG_FILE}")
-    settings = {key: value for key, value in values.items() if key != "model_type"}
-    config = PolicyConfig.parse(settings, str(folder / CONFIG_FILE))
+    kind = values.pop("model_type", None)
+    if kind == RELEASED_TYPE:
+        config, weights = convert(values, weights, str(folder))
+    elif kind == MODEL_TYPE:
+        config = PolicyConfig.parse(values, str(folder / CONFIG_FILE))
+    else:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: model_type must be {MODEL_TYPE!r} or {RELEASED_TYPE!r}, found {kind!r}"
+        )
     return config, weights, tokenizer if tokenizer is not None else _read_tokenizer(folder)
 
 

@@ -233,7 +233,7 @@ class FramePolicy(nn.Module):
         num_frames = index.keys.shape[1]
         values = index.values.flatten(0, 1)  # (B·F, D)
         earlier = asked.rows[:, None, None] * num_frames + picks[..., :-1]  # (Q, G, K-1)
-        fed = values.index_select(0, earlier.flatten()).view(questions, group, budget - 1, -1)
+        fed = values.index_select(0, earlier.flatten()).view(questions, group, budget - 1, values.shape[-1])
         start = self.start_of_frame.expand(questions, group, 1, -1)
         queries, _ = self.queries(asked, torch.cat([start, fed], 2))  # (Q, G, K, D)
 

@@ -36,6 +36,8 @@ class Vision(nn.Module):
                 vision_use_head=False,
             )
         )
+        # Features are read before the post-layernorm: without its weights there is nothing to load or to train.
+        self.tower.post_layernorm = nn.Identity()
         self.tower.requires_grad_(False).eval()
         channels = vision.hidden_size * config.merge**2
         self.projector = nn.Sequential(
