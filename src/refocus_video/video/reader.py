@@ -2,8 +2,12 @@
 
 A frame index is the rank of the frame in presentation order. Files are read front to back: packets that no wanted
 frame needs are passed over without decoding, so there is no seeking and nothing that a seek could get wrong.
+
+Known limits: damage that still is valid picture data leaves no trace, so it cannot be refused; and a stream format
+without a length in its header (MPEG-TS) that was cut between two packets looks complete.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,9 @@ from refocus_video.video.table import FrameTable, build_table, packets_of
 
 # Codecs in which pictures that nothing refers to can be skipped without touching the others.
 _SKIPPING_CODECS = frozenset({"h264", "hevc"})
+# No codec lets a picture be shown more than this many pictures later than it is decoded.
+_MAX_REORDERING = 16
+_DAMAGED = "the picture data is damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +157,18 @@ class VideoReader:
         done, reason = 0, ""
         passes = (_decode_all,) if self._table.starts is None else (_decode_jumping, _decode_from_start)
         for decode in passes:
-            with open_stream(self._path, self._threads) as (container, stream):
+            strict = decode is _decode_jumping
+            with open_stream(self._path, self._threads, strict) as (container, stream):
                 try:
                     for frame in decode(container, stream, self._table, wanted[done:]):
                         yield int(wanted[done]), frame
                         done += 1
                     return
                 except _MissingFrameError as error:
-                    # The next way of decoding is slower and surer; it begins at the frame that did not come.
                     reason = str(error)
                 except av.FFmpegError as error:
-                    raise self._unreadable(int(wanted[done]), first_line(error)) from None
+                    reason = first_line(error)
+            # The next way of decoding is slower and more tolerant; it begins at the frame that did not come.
         raise self._unreadable(int(wanted[done]), reason)
 
     def _unreadable(self, index: int, reason: str) -> VideoError:
@@ -184,21 +192,38 @@ def _first_frame(path: Path, threads: int) -> tuple[int, int, int, str]:
     raise VideoError(f"{path} opens as a video, but gives no frame{promise}; fetch it again, or {REPAIR}")
 
 
-def _sound(frame: av.VideoFrame) -> av.VideoFrame:
-    """The frame, unless the decoder marked it as patched up from damaged data."""
-    if frame.is_corrupt:
-        raise _MissingFrameError("the picture data is damaged")
-    return frame
+def _soundness(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame, bool]]:
+    """Each frame, and whether it is free of damage that the decoder noticed.
+
+    The decoder marks the frame it patched up, not the frames made from it. Those are all frames from there to
+    the next keyframe, and the few shown before it that were decoded after it: so each frame is held back a little.
+    """
+    held: deque[tuple[av.VideoFrame, bool]] = deque()
+    sound = True
+    for frame in frames:
+        if frame.is_corrupt:
+            sound = False
+            last_key = max((k for k, (f, _) in enumerate(held) if f.key_frame), default=-1)
+            for k in range(last_key + 1, len(held)):
+                held[k] = held[k][0], False
+        elif frame.key_frame:
+            sound = True
+        held.append((frame, sound))
+        if len(held) > _MAX_REORDERING:
+            yield held.popleft()
+    yield from held
 
 
-def _match(frames: Iterator[av.VideoFrame], wanted: IntArray) -> Iterator[av.VideoFrame]:
+def _match(frames: Iterator[tuple[av.VideoFrame, bool]], wanted: IntArray) -> Iterator[av.VideoFrame]:
     """Pick the frames with the wanted times out of a stream in presentation order."""
     row = 0
-    for frame in frames:
+    for frame, sound in frames:
         if frame.pts is None or frame.pts > wanted[row]:
-            raise _MissingFrameError("the decoder gives no picture for it")
+            break
         if frame.pts == wanted[row]:
-            yield _sound(frame)
+            if not sound:
+                raise _MissingFrameError(_DAMAGED)
+            yield frame
             row += 1
             if row == len(wanted):
                 return
@@ -210,9 +235,11 @@ def _decode_all(
 ) -> Iterator[av.VideoFrame]:
     """Decode everything and count: frame index is the number of frames before it."""
     row = 0
-    for index, frame in enumerate(container.decode(stream)):
+    for index, (frame, sound) in enumerate(_soundness(container.decode(stream))):
         if index == wanted[row]:
-            yield _sound(frame)
+            if not sound:
+                raise _MissingFrameError(_DAMAGED)
+            yield frame
             row += 1
             if row == len(wanted):
                 return
@@ -223,7 +250,7 @@ def _decode_from_start(
     container: InputContainer, stream: VideoStream, table: FrameTable, wanted: IntArray
 ) -> Iterator[av.VideoFrame]:
     """Decode everything and match by time."""
-    return _match(container.decode(stream), table.pts[wanted])
+    return _match(_soundness(container.decode(stream)), table.pts[wanted])
 
 
 def _decode_jumping(
@@ -232,7 +259,8 @@ def _decode_jumping(
     """Decode only what the wanted frames need, and match by time."""
     assert table.starts is not None
     pts = table.pts[wanted]
-    return _match(_needed_frames(container, stream, pts, table.starts[wanted]), pts)
+    frames = _needed_frames(container, stream, pts, table.starts[wanted])
+    return _match(((frame, not frame.is_corrupt) for frame in frames), pts)
 
 
 def _needed_frames(

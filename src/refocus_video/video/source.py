@@ -40,22 +40,32 @@ def _ebml_number(data: bytes, at: int) -> tuple[int, int]:
     return (-1 if value == (1 << 7 * length) - 1 else value), at + length
 
 
-def _check_matroska_length(path: Path) -> None:
-    """Refuse a Matroska or WebM file shorter than its header says: the decoder would just end early."""
-    with path.open("rb") as file:
-        head = file.read(4096)
+def promised_bytes(head: bytes) -> int | None:
+    """The file size that a Matroska, WebM or AVI header promises, from the first bytes of the file."""
+    if head[:4] == b"RIFF" and len(head) >= 8:
+        content = int.from_bytes(head[4:8], "little")
+        return 8 + content if 0 < content < 0xFFFFFFFF else None  # both ends mean "not known when written"
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return None
     try:
         header, at = _ebml_number(head, 4)
         at += header
-        if head[:4] != b"\x1a\x45\xdf\xa3" or head[at : at + 4] != b"\x18\x53\x80\x67":
-            return
+        if head[at : at + 4] != b"\x18\x53\x80\x67":
+            return None
         content, at = _ebml_number(head, at + 4)
     except IndexError:
-        return
+        return None
+    return at + content if content >= 0 else None
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a file shorter than its header says: the decoder would just end early."""
+    with path.open("rb") as file:
+        promised = promised_bytes(file.read(4096))
     found = path.stat().st_size
-    if content >= 0 and found < at + content:
+    if promised is not None and found < promised:
         raise VideoError(
-            f"{path} is cut off: it has {found} of the {at + content} bytes its header promises; "
+            f"{path} is cut off: it has {found} of the {promised} bytes its header promises; "
             f"fetch it again, or {REPAIR}"
         )
 
@@ -81,19 +91,20 @@ def check_canvas(width: int, height: int, path: Path) -> None:
 
 
 @contextmanager
-def open_stream(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(path: Path, threads: int = 1, strict: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the first video stream of a local file.
 
     Args:
         path: a regular file. Only files are read: a playlist that points to a network address is refused.
         threads: decoder threads within one picture. Threads across pictures are never used: on damaged
             input they can wait for each other forever.
+        strict: make the decoder fail on damaged data instead of patching it up.
 
     Raises:
         VideoError: the file is missing, empty, not a video, has no pictures, or pictures too large.
     """
     _check_file(path)
-    _check_matroska_length(path)
+    _check_length(path)
     try:
         container = av.open(
             str(path.absolute()),
@@ -111,7 +122,7 @@ def open_stream(path: Path, threads: int = 1) -> Iterator[tuple[InputContainer, 
         if context is None:
             raise VideoError(f"{path}: no decoder is known for its video; {REPAIR}")
         check_canvas(context.width, context.height, path)
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(MAX_PIXELS)} | ({"err_detect": "explode"} if strict else {})
         context.thread_type = "SLICE"
         context.thread_count = threads
         yield container, stream

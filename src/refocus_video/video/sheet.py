@@ -1,0 +1,225 @@
+"""Pictures for people: frames on a contact sheet with captions, and picked times on a timeline."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from math import ceil, floor
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from refocus_video.errors import RefocusError
+from refocus_video.types import ByteArray, FloatArray, Span
+
+_BACKGROUND = (250, 250, 248)
+_INK = (32, 36, 42)
+_FAINT = (128, 134, 142)
+_RULE = (208, 211, 215)
+_BAR = (229, 232, 236)
+_SPAN = (170, 216, 190)
+_TICK = (198, 64, 40)
+_ELLIPSIS = "…"
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def _font(size: int) -> Font:
+    # Pillow's own font holds little more than ASCII; the one shipped with matplotlib knows most alphabets.
+    # Its file is found without importing matplotlib.
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(path), size)
+
+
+def fit_text(text: str, width: float, font: Font) -> str:
+    """The text, shortened with "…" at its end so that it is at most ``width`` pixels wide; "" if nothing fits."""
+    text = " ".join(text.splitlines())
+    if font.getlength(text) <= width:
+        return text
+    kept = next((n for n in range(len(text), -1, -1) if font.getlength(text[:n].rstrip() + _ELLIPSIS) <= width), None)
+    return "" if kept is None else text[:kept].rstrip() + _ELLIPSIS
+
+
+def _shrink(frame: ByteArray, width: int, height: int) -> Image.Image:
+    """The frame as large as fits the cell, with its aspect ratio kept."""
+    picture = Image.fromarray(frame)
+    scale = min(width / picture.width, height / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def contact_sheet(
+    frames: ByteArray | Sequence[ByteArray],
+    captions: Sequence[str],
+    *,
+    columns: int = 8,
+    cell_width: int = 200,
+    title: str = "",
+    font_size: int = 13,
+) -> Image.Image:
+    """Frames in rows, each with its caption below, such as ``#120  4.80 s  p=0.31``.
+
+    Args:
+        frames: RGB pictures, each (height, width, 3) uint8; sizes may differ, aspect ratios are kept.
+        captions: one line for each frame; cut with "…" where too long.
+        columns: frames per row.
+        cell_width: width of a frame in pixels.
+        title: a line above the frames; empty for none.
+        font_size: caption height in pixels.
+
+    Raises:
+        RefocusError: there are no frames, or not one caption for each.
+    """
+    if len(frames) == 0 or len(frames) != len(captions) or columns < 1:
+        raise RefocusError(
+            f"a contact sheet needs frames, a caption for each, and a column; "
+            f"found {len(frames)} frames, {len(captions)} captions, {columns} columns"
+        )
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    cell_height = max(1, round(cell_width * max(f.shape[0] / f.shape[1] for f in frames)))
+    cell_height = min(cell_height, 2 * cell_width)
+    font, title_font = _font(font_size), _font(font_size + 4)
+    gap, line = max(6, cell_width // 20), font_size + 10
+    top = gap + (font_size + 4 + gap if title else 0)
+    width = gap + columns * (cell_width + gap)
+    sheet = Image.new("RGB", (width, top + rows * (cell_height + line + gap // 2)), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((gap, gap), fit_text(title, width - 2 * gap, title_font), _INK, title_font)
+    for number, (frame, caption) in enumerate(zip(frames, captions, strict=True)):
+        x = gap + number % columns * (cell_width + gap)
+        y = top + number // columns * (cell_height + line + gap // 2)
+        picture = _shrink(frame, cell_width, cell_height)
+        sheet.paste(picture, (x + (cell_width - picture.width) // 2, y + cell_height - picture.height))
+        text = fit_text(caption, cell_width, font)
+        draw.text((x + cell_width / 2, y + cell_height + 4), text, _INK, font, anchor="ma")
+    return sheet
+
+
+def filmstrip(
+    frames: ByteArray | Sequence[ByteArray], captions: Sequence[str], cell_width: int = 160, title: str = ""
+) -> Image.Image:
+    """All frames in one row. Arguments and errors as :func:`contact_sheet`."""
+    return contact_sheet(frames, captions, columns=max(1, len(frames)), cell_width=cell_width, title=title)
+
+
+def _step(duration_s: float, most: int) -> float:
+    """The smallest round step in seconds that marks a duration at most ``most`` times."""
+    steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200]
+    return next((s for s in steps if duration_s / s <= most), duration_s / most)
+
+
+def clock(time_s: float, step_s: float = 1.0) -> str:
+    """A time as ``m:ss`` or ``h:mm:ss``, with a decimal where marks stand closer than a second."""
+    sign, tenths = ("-" if time_s < 0 else ""), round(abs(time_s) * 10)
+    seconds, tenth = divmod(tenths, 10)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    decimal = f".{tenth}" if step_s < 1 else ""
+    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{sign}{head}:{seconds:02d}{decimal}"
+
+
+def timeline(
+    duration_s: float,
+    times: Sequence[float] | FloatArray,
+    spans: Sequence[Span] = (),
+    *,
+    start_s: float = 0.0,
+    width: int = 1000,
+    title: str = "",
+    font_size: int = 13,
+) -> Image.Image:
+    """A bar for the whole video with a tick at each picked time and the evidence spans shaded.
+
+    Args:
+        duration_s: length of the video in seconds, above 0.
+        times: picked times in seconds.
+        spans: stretches to shade; a very short one is still drawn a few pixels wide.
+        start_s: time of the bar's left end, for videos that do not start at 0.
+        width: of the picture, in pixels.
+        title: a line above the bar; empty for none.
+        font_size: of the text, in pixels.
+
+    Raises:
+        RefocusError: the duration is not above 0, or a picked time lies outside the video.
+    """
+    if not duration_s > 0:
+        raise RefocusError(f"a timeline needs a duration above 0 seconds, found {duration_s}")
+    end_s = start_s + duration_s
+    outside = [float(t) for t in times if not start_s <= t <= end_s]
+    if outside:
+        raise RefocusError(f"the timeline runs from {start_s} to {end_s} s, found picked times {outside[:3]}")
+    font, title_font = _font(font_size), _font(font_size + 4)
+    margin, bar, overhang = 28, 22, 7
+    top = 12 + (font_size + 16 if title else 0) + overhang
+    image = Image.new("RGB", (width, top + bar + overhang + font_size + 18), _BACKGROUND)
+    draw = ImageDraw.Draw(image)
+
+    def column(time_s: float) -> int:
+        place = min(max((time_s - start_s) / duration_s, 0.0), 1.0)
+        return margin + round(place * (width - 2 * margin - 1))
+
+    if title:
+        draw.text((margin, 10), fit_text(title, width - 2 * margin, title_font), _INK, title_font)
+    draw.rectangle((margin, top, width - margin - 1, top + bar), _BAR)
+    for span in spans:
+        if span.end_s >= start_s and span.start_s <= end_s:
+            left = column(span.start_s)
+            draw.rectangle((left, top, max(left + 3, column(span.end_s)), top + bar), _SPAN)
+    draw.rectangle((margin, top, width - margin - 1, top + bar), outline=_RULE)
+    for time in times:
+        x = column(float(time))
+        draw.rectangle((x - 1, top - overhang, x, top + bar + overhang), _TICK)
+    _draw_scale(draw, column, start_s, end_s, y=top + bar + overhang, font=font, most=(width - 2 * margin) // 90)
+    return image
+
+
+def _draw_scale(
+    draw: ImageDraw.ImageDraw,
+    column: Callable[[float], int],
+    start_s: float,
+    end_s: float,
+    *,
+    y: int,
+    font: Font,
+    most: int,
+) -> None:
+    """Round times under the bar, as many as fit."""
+    step = _step(end_s - start_s, max(1, most))
+    for number in range(ceil(start_s / step - 1e-9), floor(end_s / step + 1e-9) + 1):
+        x = column(number * step)
+        draw.line((x, y, x, y + 3), _FAINT)
+        draw.text((x, y + 6), clock(number * step, step), _FAINT, font, anchor="ma")
+
+
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write an image whole or not at all; the format follows the file name.
+
+    Raises:
+        RefocusError: the folder is missing, or the name has no known image ending.
+    """
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise RefocusError(f"cannot tell an image format from {path.name!r}; end the name in .png or .jpg")
+    if not path.parent.is_dir():
+        raise RefocusError(f"no folder at {path.parent} to write {path.name} into")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            image.save(file, format=kind)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

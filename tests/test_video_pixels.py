@@ -1,0 +1,80 @@
+"""Colours and scaling: against the definition of each colour matrix, computed in floating point."""
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from refocus_video.errors import VideoError
+from refocus_video.types import ByteArray
+from refocus_video.video.pixels import RgbConverter, quarter_turns
+
+LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # BT.709, BT.601, BT.2020
+
+
+def smooth_planes(height: int, width: int, seed: int) -> list[ByteArray]:
+    """Luma with fine texture, chroma half as large: within the limited range."""
+    random = np.random.default_rng(seed)
+    planes = []
+    for h, w, blocks in ((height, width, 24), (height // 2, width // 2, 8), (height // 2, width // 2, 8)):
+        coarse = random.integers(40, 215, (blocks, blocks), dtype=np.uint8)
+        planes.append(np.asarray(Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC)))
+    return planes
+
+
+def reference_rgb(planes: list[ByteArray], matrix: int, full_range: bool, size: tuple[int, int]) -> ByteArray:
+    """Full-size RGB by the textbook formula, then an antialiased bicubic resize."""
+    height, width = planes[0].shape
+    y, u, v = (
+        np.asarray(Image.fromarray(p).resize((width, height), Image.Resampling.BILINEAR), dtype=float) for p in planes
+    )
+    if full_range:
+        y, u, v = y / 255, (u - 128) / 255, (v - 128) / 255
+    else:
+        y, u, v = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
+    red, blue = LUMA_WEIGHTS[matrix]
+    green = 1 - red - blue
+    r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
+    g = (y - red * r - blue * b) / green
+    rgb = (np.stack([r, g, b], axis=-1).clip(0, 1) * 255).round().astype(np.uint8)
+    return np.asarray(Image.fromarray(rgb).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def difference(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8]) -> float:
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+@pytest.mark.parametrize("matrix", LUMA_WEIGHTS)
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("size", [(96, 96), (270, 480), (360, 640)])
+def test_colours_and_scaling_match_the_definition(matrix: int, full_range: bool, size: tuple[int, int]) -> None:
+    planes = smooth_planes(360, 640, seed=matrix)
+    frame = av.VideoFrame.from_ndarray(np.concatenate([p.reshape(-1, 640) for p in planes]), format="yuv420p")
+    frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
+    picture = RgbConverter(size)(frame)
+    assert picture.shape == (*size, 3)
+    assert picture.flags["C_CONTIGUOUS"]
+    assert difference(picture, reference_rgb(planes, matrix, full_range, size)) < 2
+    # The tolerance tells colour matrices apart: the wrong one is far outside it.
+    other = 5 if matrix != 5 else 1
+    assert difference(picture, reference_rgb(planes, other, full_range, size)) > 3
+
+
+def test_rgb_passes_through_unchanged() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    np.testing.assert_array_equal(RgbConverter(None)(frame), picture)
+
+
+def test_scaling_does_not_alias() -> None:
+    stripes = np.zeros((256, 256, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = RgbConverter((32, 32))(av.VideoFrame.from_ndarray(stripes, format="rgb24"))
+    assert np.abs(small[:, 4:-4].astype(int) - 127).max() <= 3
+
+
+def test_quarter_turns() -> None:
+    assert [quarter_turns(r) for r in (0, 90, 180, -90, -180, 270)] == [0, 1, 2, 3, 2, 3]
+    with pytest.raises(VideoError, match="45"):
+        quarter_turns(45)
