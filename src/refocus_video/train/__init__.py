@@ -1,0 +1,1 @@
+"""Training: the reward-variance filter, the policy by reinforcement learning, and the tiny reference model."""

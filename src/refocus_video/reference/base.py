@@ -1,0 +1,58 @@
+"""What a reference model must be able to do: look at frames once, then score any subsets of them for any question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from refocus_video.errors import ReferenceModelError
+from refocus_video.types import ByteArray, Question
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Subsets of one video's candidate frames, to be scored for one question.
+
+    Dimensions: F candidate frames · G subsets · K frames in each.
+    """
+
+    features: Tensor
+    """What :meth:`ReferenceModel.encode` returned for the candidates, (F, ...); rows can be picked by position."""
+    times: Tensor
+    """Presentation time of each candidate in seconds, (F,)."""
+    question: Question
+    subsets: Tensor
+    """Positions in temporal order, (G, K) int64, increasing along K."""
+
+    def __post_init__(self) -> None:
+        if not self.question.options:
+            raise ReferenceModelError(
+                f"question {self.question.text!r} has no options, and this reward compares options; give at least 2"
+            )
+        if self.subsets.ndim != 2 or (self.subsets.diff(dim=-1) <= 0).any():
+            raise ReferenceModelError("subsets must be (G, K) positions in strictly increasing order")
+
+
+class ReferenceModel(Protocol):
+    """A frozen LMM."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels at which it wants its frames."""
+        ...
+
+    def encode(self, frames: ByteArray) -> Tensor:
+        """Look at frames (F, H, W, 3) uint8 once; the result (F, ...) is opaque but can be indexed by position."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+        """Score of every option for every subset, one (G, O) float32 tensor a request; higher is better."""
+        ...
+
+
+def unique_subsets(subsets: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of (G, K) and the row each came from: (U, K), (G,). A policy that has learned repeats itself."""
+    distinct, inverse = torch.unique(subsets, dim=0, return_inverse=True)
+    return distinct, inverse

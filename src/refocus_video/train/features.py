@@ -1,0 +1,104 @@
+"""Videos looked at once: what the policy's tower and the reference model see of every candidate frame, kept on disk.
+
+One safetensors file a video, named by everything it depends on, so that an interrupted run goes on where it stopped and a changed
+video or setting is never confused with an old one. A video that cannot be read is listed with its reason and left out; nothing
+else is.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from refocus_video.config import RunConfig
+from refocus_video.errors import VideoError
+from refocus_video.files import replacing
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.reference.base import ReferenceModel
+from refocus_video.video.candidates import load_candidates
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFeatures:
+    """What is kept of one video's F candidate frames."""
+
+    policy: Tensor
+    """From :meth:`FramePolicy.encode`, (F, P, C)."""
+    reference: Tensor
+    """From :meth:`ReferenceModel.encode`, (F, ...)."""
+    times: Tensor
+    """Presentation times in seconds, (F,) float64."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+class FeatureStore:
+    """The features of many videos in a folder."""
+
+    def __init__(self, folder: Path, config: RunConfig, policy: FramePolicy, reference: ReferenceModel) -> None:
+        """Nothing is computed until :meth:`build`."""
+        self.folder = folder
+        self.config = config
+        self.policy = policy
+        self.reference = reference
+        tower = {k: v for k, v in policy.state_dict().items() if k.startswith("vision.tower")}
+        self._recipe = json.dumps(
+            [config.sampling.model_dump(), config.policy.model_dump(), config.reference.model, _digest(tower)]
+        )
+        self._memory: dict[str, VideoFeatures] = {}
+
+    def path(self, video: str) -> Path:
+        """Where the features of a video lie."""
+        stat = Path(video).stat()
+        key = f"{Path(video).resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self._recipe}"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def build(self, videos: Iterable[str], progress: Callable[[], None] = lambda: None) -> dict[str, str]:
+        """Compute what is missing; returns the videos that cannot be used, each with its reason."""
+        failures: dict[str, str] = {}
+        for video in videos:
+            try:
+                self._build_one(video)
+            except VideoError as error:
+                failures[video] = str(error)
+            progress()
+        return failures
+
+    def _build_one(self, video: str) -> None:
+        if not Path(video).is_file():
+            raise VideoError(f"no video file at {video}")
+        path = self.path(video)
+        if path.exists():
+            return
+        side = self.config.policy.vision.image_size
+        seen = load_candidates(video, (side, side), self.config.sampling)
+        same = self.reference.image_size == (side, side)
+        shown = seen if same else load_candidates(video, self.reference.image_size, self.config.sampling)
+        tensors = {
+            "policy": self.policy.encode(seen.frames).half().contiguous(),
+            "reference": self.reference.encode(shown.frames).half().contiguous(),
+            "times": torch.from_numpy(seen.times),
+        }
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+
+    def __getitem__(self, video: str) -> VideoFeatures:
+        """Features of a built video; kept in memory after the first time."""
+        if video not in self._memory:
+            self._memory[video] = VideoFeatures(**load_file(self.path(video)))
+        return self._memory[video]
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """A short name for these exact weights."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,102 @@
+"""Early signs that training goes wrong (METHOD §8), as numbers and plain sentences. Pure.
+
+Dimensions: Q questions · G subsets of each · K picks · F candidate frames.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from refocus_video.types import Example
+
+
+def evidence_recall(example: Example, times: Sequence[float]) -> float | None:
+    """Share of the evidence spans that hold at least one of the times; None when no evidence is known."""
+    if not example.evidence:
+        return None
+    return sum(any(span.contains(t) for t in times) for span in example.evidence) / len(example.evidence)
+
+
+def random_recall(example: Example, times: Sequence[float], budget: int) -> float | None:
+    """What :func:`evidence_recall` is on average for ``budget`` of the candidate ``times`` drawn at random, exactly."""
+    if not example.evidence:
+        return None
+    total = len(times)
+    hits = [sum(span.contains(t) for t in times) for span in example.evidence]
+    missed = [math.comb(total - inside, budget) / math.comb(total, budget) for inside in hits]
+    return 1 - sum(missed) / len(missed)
+
+
+def distinct_share(picks: Tensor) -> float:
+    """Distinct subsets over all subsets, counted inside each group: (Q, G, K) -> 0..1; 1/G when a group always agrees."""
+    ordered = picks.sort(dim=-1).values
+    return sum(len(torch.unique(group, dim=0)) for group in ordered) / (picks.shape[0] * picks.shape[1])
+
+
+@dataclass
+class Monitor:
+    """Running averages over training, and the warnings they give rise to. Each warning is given once."""
+
+    decay: float = 0.9
+    recall: dict[str, float] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    entropy: float | None = None
+    steps: int = 0
+    given: list[str] = field(default_factory=list)
+
+    def update(
+        self,
+        rows: Sequence[tuple[str, float | None, float | None]],
+        entropy: float,
+        distinct: float,
+        dead: float,
+        reward: float,
+    ) -> list[str]:
+        """Take in one step; returns the warnings that are new.
+
+        Args:
+            rows: (question type, recall, recall of random picks) of each question.
+            entropy: mean per pick, in nats.
+            distinct: :func:`distinct_share`.
+            dead: share of groups without spread.
+            reward: mean reward.
+        """
+        self.steps += 1
+        sums: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for kind, recall, chance in rows:
+            if recall is not None and chance is not None:
+                sums[kind].append((recall, chance))
+        for kind, pairs in sums.items():
+            count = len(pairs)
+            self._blend(self.recall, kind, sum(p[0] for p in pairs) / count)
+            self._blend(self.chance, kind, sum(p[1] for p in pairs) / count)
+        self.entropy = entropy if self.entropy is None else self.decay * self.entropy + (1 - self.decay) * entropy
+        return self._warnings(distinct, dead, reward)
+
+    def _blend(self, table: dict[str, float], key: str, value: float) -> None:
+        table[key] = self.decay * table[key] + (1 - self.decay) * value if key in table else value
+
+    def _warnings(self, distinct: float, dead: float, reward: float) -> list[str]:
+        if self.steps < 20:
+            return []
+        signs = {
+            f"recall:{kind}": f"evidence recall of {kind!r} questions ({recall:.2f}) is below that of random picks "
+            f"({self.chance[kind]:.2f}): the policy may be avoiding evidence; check the reference model on partial evidence"
+            for kind, recall in self.recall.items()
+            if recall < 0.9 * self.chance[kind]
+        }
+        if distinct < 0.1 and reward < 0.9:
+            signs["distinct"] = (
+                f"only {distinct:.0%} of the subsets differ: exploration has collapsed; raise the entropy"
+            )
+        if self.entropy is not None and self.entropy < 0.1 and reward < 0.9:
+            signs["entropy"] = f"entropy is {self.entropy:.2f} nats before the reward is high: raise the entropy target"
+        if dead > 0.8:
+            signs["dead"] = f"{dead:.0%} of the groups have no reward spread: raise the filter's threshold"
+        new = {key: text for key, text in signs.items() if key not in self.given}
+        self.given += list(new)
+        return list(new.values())

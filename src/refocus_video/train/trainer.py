@@ -1,0 +1,364 @@
+"""Reinforcement learning of the policy from a frozen reference model's scores (METHOD §5).
+
+One step, from top to bottom of :meth:`Trainer.step`: draw videos and questions, index the videos, ask the questions, pick groups of
+subsets, score them, compare inside each group, score the picks again with gradient, take an optimiser step.
+
+Where we differ from the paper:
+
+1. The entropy coefficient can be steered towards a target entropy; a fixed one collapses at small scale (docs/experiments.md).
+2. Advantages can be scaled by a running average of the spread (see ``advantage.py``).
+3. With one optimiser step per batch the rollout uses the states of the very pass that carries the gradient: no second prefix.
+4. Groups without spread are counted and masked; the paper does not say what it does.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from refocus_video.config import ReferenceConfig, Stage, TrainConfig
+from refocus_video.errors import ConfigError, DataError
+from refocus_video.files import write_json, write_jsonl
+from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.reference.base import ReferenceModel
+from refocus_video.train.advantage import group_advantages, group_std, live_groups
+from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef
+from refocus_video.train.features import FeatureStore
+from refocus_video.train.loss import policy_gradient_loss
+from refocus_video.train.monitor import Monitor, distinct_share, evidence_recall, random_recall
+from refocus_video.train.rollout import Batch, Rollout, collect, shuffled
+from refocus_video.train.schedule import (
+    by_video,
+    learning_rate_factor,
+    questions_of_video,
+    step_rng,
+    torch_generator,
+    videos_of_step,
+)
+from refocus_video.train.snapshot import list_snapshots, load_snapshot, save_snapshot
+from refocus_video.types import Example
+
+OnStep = Callable[[dict[str, Any], list[str]], None]
+"""Called after every step with its numbers and the warnings that are new."""
+
+
+class Trainer:
+    """Trains a policy in place."""
+
+    def __init__(
+        self,
+        policy: FramePolicy,
+        reference: ReferenceModel,
+        store: FeatureStore,
+        examples: Sequence[Example],
+        config: TrainConfig,
+        scoring: ReferenceConfig,
+        output: Path,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        """Prepare; nothing is run.
+
+        Args:
+            policy: its vision tower stays frozen.
+            reference: scores the subsets.
+            store: built for the videos of ``examples``.
+            examples: the training questions.
+            config: of the training.
+            scoring: how scores become rewards.
+            output: folder of checkpoints and metrics.
+            accelerator: processes and devices; by default one process.
+
+        Raises:
+            DataError: if there is nothing to train on, or a stage has no question of its types.
+        """
+        self.accelerator = accelerator or Accelerator(cpu=True)
+        self.policy = policy.to(self.accelerator.device)
+        self.reference, self.store, self.config, self.scoring, self.output = reference, store, config, scoring, output
+        self.groups = by_video(examples)
+        self.trained = [p for n, p in policy.named_parameters() if not n.startswith("vision.tower")]
+        self.optimizer = torch.optim.AdamW(_decay_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
+        self.next_step = 0
+        self.entropy_coef = config.entropy_coef
+        self.reward_spread: float | None = None
+        self.monitor = Monitor()
+        self.history: list[dict[str, Any]] = []
+        self._check(examples)
+
+    def _check(self, examples: Sequence[Example]) -> None:
+        if not examples:
+            raise DataError("no training examples are left; check the question file, the videos and the filter")
+        types = {example.question_type for example in examples}
+        for stage in self.config.stages:
+            missing = set(stage.question_types) - types
+            if missing:
+                raise DataError(
+                    f"a curriculum stage asks for question types {sorted(missing)}; the data has {sorted(types)}"
+                )
+        if self.config.videos_per_step % self.accelerator.num_processes:
+            raise ConfigError(
+                f"videos_per_step {self.config.videos_per_step} must be a multiple of the "
+                f"{self.accelerator.num_processes} processes"
+            )
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self, on_step: OnStep = lambda *_: None) -> list[dict[str, Any]]:
+        """Train from where the state is to ``max_steps``; returns the numbers of every step.
+
+        Ctrl-C ends the run after the step in progress, with a checkpoint; running again goes on from there.
+        """
+        stop = _StopRequest()
+        while self.next_step < self.config.max_steps and not stop:
+            numbers, warnings = self.step()
+            self.history.append(numbers)
+            on_step(numbers, warnings)
+            if self.next_step % self.config.save_steps == 0:
+                self.save()
+        stop.restore()
+        self.save()
+        if stop:
+            raise KeyboardInterrupt
+        return self.history
+
+    def step(self) -> tuple[dict[str, Any], list[str]]:
+        """One batch of rollouts and the optimiser steps on it."""
+        begun = time.perf_counter()
+        config, step = self.config, self.next_step
+        rng = step_rng(config.seed, step)  # the same in every process
+        stage = stage_at(step / config.max_steps, config.stages)
+        budget = draw_budget(stage, rng)
+        batch = self.draw_batch(step, stage)
+        generator = torch_generator(step_rng(config.seed, step, 1 + self.accelerator.process_index), self.policy.device)
+
+        index, asked = self.forward(batch)
+        rollout = collect(
+            self.policy,
+            index,
+            asked,
+            self.reference,
+            batch,
+            budget=budget,
+            group_size=config.num_generations,
+            temperature=config.temperature,
+            reward_name=self.scoring.reward,
+            generator=generator,
+        )
+        rewards = rollout.rewards.to(self.policy.device)
+        live = live_groups(rewards, config.gate)
+        advantages = group_advantages(rewards, self.advantage_scale(rewards))
+
+        old: Tensor | None = None
+        for iteration in range(config.num_iterations):
+            if iteration:
+                index, asked = self.forward(batch)
+            scores = self.policy.log_probs(index, asked, rollout.picks, config.temperature)
+            old = scores.log_probs.detach() if old is None else old
+            result = policy_gradient_loss(
+                scores.log_probs,
+                old,
+                advantages,
+                scores.entropy,
+                entropy_coef=self.entropy_coef,
+                epsilon=config.epsilon,
+                live=live,
+            )
+            grad_norm = self.update(result.loss, step)
+        self.steer_entropy(step, float(result.entropy), index.valid.shape[1])
+        self.next_step = step + 1
+        numbers = {
+            "step": step + 1,
+            "budget": budget,
+            "loss": float(result.loss.detach()),
+            "entropy": float(result.entropy),
+            "entropy_coef": self.entropy_coef,
+            "clip_fraction": float(result.clip_fraction),
+            "grad_norm": grad_norm,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **self.rollout_numbers(batch, rollout, live),
+            "seconds": time.perf_counter() - begun,
+        }
+        warnings = self.watch(batch, rollout, numbers, budget)
+        return numbers, warnings
+
+    def draw_batch(self, step: int, stage: Stage) -> Batch:
+        """The videos and questions of a step that fall to this process."""
+        config, rank = self.config, self.accelerator.process_index
+        names = [
+            name
+            for name, group in self.groups.items()
+            if not stage.question_types or any(e.question_type in stage.question_types for e in group)
+        ]
+        chosen = videos_of_step(names, step, config.videos_per_step, config.seed)
+        examples: list[Example] = []
+        rows: list[int] = []
+        mine = list(enumerate(chosen))[rank :: self.accelerator.num_processes]
+        for row, (place, name) in enumerate(mine):
+            rng = step_rng(config.seed, step, 1000 + place)
+            for example in questions_of_video(self.groups[name], config.questions_per_video, stage.question_types, rng):
+                examples.append(shuffled(example, rng) if config.shuffle_options else example)
+                rows.append(row)
+        return Batch(tuple(examples), tuple(self.store[name] for _, name in mine), torch.tensor(rows))
+
+    def forward(self, batch: Batch) -> tuple[VideoIndex, Asked]:
+        """Index the videos and ask the questions, with gradient."""
+        features, lengths = batch.features()
+        index = self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
+        return index, self.policy.ask(index, [example.question for example in batch.examples], batch.rows)
+
+    def update(self, loss: Tensor, step: int) -> float:
+        """Backward pass, gradients averaged over processes, one optimiser step; returns the gradient's norm before clipping."""
+        config = self.config
+        if not torch.isfinite(loss):
+            raise ConfigError(f"the loss became {loss.item()} at step {step + 1}; lower learning_rate")
+        factor = learning_rate_factor(step, config.max_steps, config.warmup_steps, config.decay_from)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.trained:
+                parameter.grad = self.accelerator.reduce(
+                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter), reduction="mean"
+                )
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
+        self.optimizer.step()
+        return float(norm)
+
+    # ---------------------------------------------------------------- scales
+
+    def advantage_scale(self, rewards: Tensor) -> Tensor | float | None:
+        """What centred rewards are divided by; None for each group's own spread."""
+        if self.config.scale_rewards != "running":
+            return None if self.config.scale_rewards == "group" else 1.0
+        spread = float(self.accelerator.reduce(group_std(rewards).mean(), reduction="mean"))
+        self.reward_spread = spread if self.reward_spread is None else 0.95 * self.reward_spread + 0.05 * spread
+        return self.reward_spread
+
+    def steer_entropy(self, step: int, entropy: float, num_candidates: int) -> None:
+        """Move β towards the entropy target of this step, if there is one."""
+        config = self.config
+        if config.entropy_target is None:
+            return
+        share = linear(step / config.max_steps, *config.entropy_target, until=config.entropy_target_until)
+        low, high = config.entropy_coef_range
+        mean = float(self.accelerator.reduce(torch.tensor(entropy), reduction="mean"))
+        self.entropy_coef = steer_entropy_coef(
+            self.entropy_coef, mean, share * float(np.log(num_candidates)), rate=config.entropy_rate, low=low, high=high
+        )
+
+    # ---------------------------------------------------------------- what is reported
+
+    def rollout_numbers(self, batch: Batch, rollout: Rollout, live: Tensor) -> dict[str, float]:
+        """Averages over the batch; names are explained in docs/metrics.md."""
+        correct = (rollout.margins > 0).float().mean(-1)
+        numbers = {
+            "reward": float(rollout.rewards.mean()),
+            "reward_std": float(group_std(rollout.rewards).mean()),
+            "frac_reward_zero_std": float((~live).float().mean()),
+            "distinct_subsets": distinct_share(rollout.picks),
+            "accuracy": float(correct.mean()),
+            "margin": float(rollout.margins.mean()),
+            "probability": float(rollout.probabilities.mean()),
+        }
+        for kind in sorted({example.question_type for example in batch.examples}):
+            of_kind = torch.tensor([example.question_type == kind for example in batch.examples])
+            numbers[f"accuracy/{kind or 'untyped'}"] = float(correct[of_kind].mean())
+        return numbers
+
+    def watch(self, batch: Batch, rollout: Rollout, numbers: dict[str, Any], budget: int) -> list[str]:
+        """Recall of each question against chance, added to ``numbers`` by type; returns new warnings."""
+        rows = []
+        for row, example, picks in zip(batch.rows.tolist(), batch.examples, rollout.picks, strict=True):
+            times = batch.videos[row].times
+            recalls = [evidence_recall(example, times[group].tolist()) for group in picks.cpu()]
+            known = [r for r in recalls if r is not None]
+            recall = sum(known) / len(known) if known else None
+            rows.append((example.question_type, recall, random_recall(example, times.tolist(), budget)))
+        for kind in sorted({kind for kind, recall, _ in rows if recall is not None}):
+            values = [recall for k, recall, _ in rows if k == kind and recall is not None]
+            numbers[f"recall/{kind or 'untyped'}"] = sum(values) / len(values)
+        return self.monitor.update(
+            rows,
+            entropy=numbers["entropy"],
+            distinct=numbers["distinct_subsets"],
+            dead=numbers["frac_reward_zero_std"],
+            reward=numbers["accuracy"],
+        )
+
+    # ---------------------------------------------------------------- saving and resuming
+
+    def save(self) -> None:
+        """Write a checkpoint and the metrics so far; only the main process writes."""
+        if not self.accelerator.is_main_process:
+            return
+        write_jsonl(self.output / "metrics.jsonl", self.history)
+        state = {
+            "entropy_coef": self.entropy_coef,
+            "reward_spread": self.reward_spread,
+            "monitor": vars(self.monitor),
+            "config": self.config.model_dump(mode="json"),
+        }
+        save_snapshot(self.output, self.next_step, self.policy, self.optimizer, state)
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint in the output folder; False if there is none.
+
+        Raises:
+            ConfigError: if that run had other settings.
+        """
+        snapshots = list_snapshots(self.output)
+        if not snapshots:
+            return False
+        state = load_snapshot(snapshots[-1], self.policy, self.optimizer)
+        found, asked = state["config"], self.config.model_dump(mode="json")
+        different = sorted(key for key in asked if found.get(key) != asked[key])
+        if different:
+            raise ConfigError(
+                f"{self.output} holds a run with other settings ({', '.join(different)}); use another --output or the same settings"
+            )
+        self.next_step = state["step"]
+        self.entropy_coef, self.reward_spread = state["entropy_coef"], state["reward_spread"]
+        self.monitor = Monitor(**state["monitor"])
+        lines = (self.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        self.history = [json.loads(line) for line in lines][: self.next_step]
+        return True
+
+
+class _StopRequest:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag that is read between steps; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self.restore()
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+
+def _decay_groups(policy: FramePolicy, config: TrainConfig) -> list[dict[str, Any]]:
+    """Weight decay for matrices only: never for norms, biases, or the recurrence's A, D and dt."""
+    named = [(n, p) for n, p in policy.named_parameters() if not n.startswith("vision.tower")]
+    matrices = [p for n, p in named if p.ndim >= 2]
+    others = [p for n, p in named if p.ndim < 2]
+    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def write_resolved(output: Path, settings: dict[str, Any]) -> None:
+    """Save the resolved settings beside the results."""
+    write_json(output / "config.json", settings)
