@@ -18,6 +18,11 @@ def test_saved_and_loaded_policy_gives_the_same_log_probs(tmp_path: Path) -> Non
     loaded = FramePolicy.from_pretrained(str(tmp_path / "deep" / "policy"))
     assert loaded.config == policy.config
     assert not loaded.training
+    assert not [name for name, part in [*loaded.named_parameters(), *loaded.named_buffers()] if part.is_meta]
+    trained, learned = ({n for n, p in each.named_parameters() if p.requires_grad} for each in (policy, loaded))
+    assert trained == learned
+    frames = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(loaded.encode(frames), policy.encode(frames))
     features, rows, picks = tiny_features(policy), torch.tensor([0, 1]), torch.tensor([[[3, 1]], [[0, 8]]])
     expected, found = (
         each.log_probs(index, each.ask(index, QUESTIONS[:2], rows), picks).log_probs

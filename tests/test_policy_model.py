@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from refocus_video.errors import BudgetError, DataError, VideoError
+from refocus_video.errors import BudgetError, CheckpointError, DataError, VideoError
 from refocus_video.policy.mamba2 import State
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, picked_before
@@ -176,6 +176,12 @@ def test_too_many_options_are_refused() -> None:
     question = Question("which", tuple(str(i) for i in range(27)))
     with pytest.raises(DataError, match="found 27"):
         policy.ask(index, [question], torch.tensor([0]))
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_refused() -> None:
+    policy = tiny_policy(vocab_size=5)
+    with pytest.raises(CheckpointError, match=r"gives token \d+, but vocab_size is 5"):
+        policy.index(tiny_features(policy))
 
 
 def test_picked_before_marks_earlier_picks_only() -> None:

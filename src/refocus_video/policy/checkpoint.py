@@ -70,7 +70,7 @@ def load_folder(name: str | Path, tokenizer: Tokenizer | None) -> tuple[PolicyCo
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a module.
+    """Make weights those of a module, whose own may be on the meta device.
 
     Raises:
         CheckpointError: naming the weights that are missing, unexpected, or of another shape.
@@ -89,7 +89,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names]
     if found:
         raise CheckpointError(f"{source}: the weights do not fit the model of {CONFIG_FILE}: {'; '.join(found)}")
-    module.load_state_dict(dict(weights))
+    module.load_state_dict(dict(weights), assign=True)
 
 
 def _some(names: list[str]) -> str:

@@ -23,7 +23,7 @@ L tokens, C feature channels, D width, N any number of queries per question.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -37,7 +37,7 @@ from torch.utils.checkpoint import checkpoint
 from refocus_video.config import PolicyConfig
 from refocus_video.policy.checkpoint import load_folder, load_weights, save_folder
 from refocus_video.policy.mamba2 import Backbone, Block, Branches, State
-from refocus_video.policy.prompt import Tokenizer, question_text
+from refocus_video.policy.prompt import Tokenizer, question_text, token_ids
 from refocus_video.policy.vision import Vision
 from refocus_video.types import Question
 
@@ -60,7 +60,7 @@ class VideoIndex:
 
     def detach(self) -> "VideoIndex":
         """The same numbers without their gradient history."""
-        return replace(self, keys=self.keys.detach(), values=self.values.detach(), state=self.state.detach())
+        return VideoIndex(self.keys.detach(), self.values.detach(), self.valid, self.state.detach())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +127,11 @@ class FramePolicy(nn.Module):
         """Visual features of frames, which can be kept and indexed any number of times.
 
         Args:
-            frames: (F, H, W, 3) uint8 RGB at the tower's own size; the video reader scales while it decodes.
+            frames: (F, H, W, 3) uint8 RGB at the tower's own size, else a VideoError.
             batch_size: frames that go through the tower at once.
 
         Returns:
             (F, P, C) in the weights' type, on the policy's device.
-
-        Raises:
-            VideoError: when the frames have another size or type.
         """
         pictures = torch.as_tensor(frames)
         parts = [self.vision(part.to(self.device)) for part in torch.split(pictures, batch_size)]
@@ -149,9 +146,6 @@ class FramePolicy(nn.Module):
             features: (B, F, P, C) from :meth:`encode`, padded on the right where a video has fewer frames.
             num_frames: real frames of each video, (B,) int64; None when all have F.
             segment: frames that are run at once; memory grows with it, the result does not depend on it.
-
-        Returns:
-            Keys, values and state of the B videos.
         """
         videos, frames, tokens = features.shape[:3]
         segment = segment or max(1, TOKENS_PER_SEGMENT // tokens)
@@ -263,19 +257,21 @@ class FramePolicy(nn.Module):
         Args:
             name: a folder, or a hub id such as ``owner/name``.
             device: where the weights go.
-            dtype: type of the weights.
+            dtype: of the weights.
             tokenizer: used instead of the one in the folder.
 
         Raises:
             CheckpointError: when files are missing or weights do not fit.
         """
         config, weights, tokenizer = load_folder(name, tokenizer)
-        policy = cls(config, tokenizer)
+        with torch.device("meta"):  # spends nothing on random weights that are replaced at once
+            policy = cls(config, tokenizer)
         load_weights(policy, weights, str(name))
+        policy.vision.number_positions()
         return policy.to(device, dtype).eval()
 
     def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return token_ids(self.tokenizer, text, self.config.vocab_size)
 
     def _prefix_state(self) -> State:
         """The state after the prompt's prefix, one row."""

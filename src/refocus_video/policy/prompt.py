@@ -6,7 +6,7 @@ The frames come before the question, so everything about a video is computed bef
 from pathlib import Path
 from typing import Any, Protocol
 
-from refocus_video.errors import DataError
+from refocus_video.errors import CheckpointError, DataError
 from refocus_video.types import Question
 
 
@@ -30,3 +30,14 @@ def question_text(question: Question, suffix: str, with_options: bool) -> str:
             raise DataError(f"options are lettered A to Z; found {len(question.options)} of them")
         lines += [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(question.options)]
     return "\n" + "\n".join(lines) + suffix
+
+
+def token_ids(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
+    """Token ids of a text, all below ``vocab_size``; a tokenizer that gives others belongs to another model."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if max(ids, default=0) >= vocab_size:
+        raise CheckpointError(
+            f"the tokenizer gives token {max(ids)}, but vocab_size is {vocab_size}; "
+            "use the tokenizer that the policy was trained with"
+        )
+    return ids

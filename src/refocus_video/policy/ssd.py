@@ -55,7 +55,8 @@ def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
     """
     decayed = log_decay.exp()[..., None, None] * state  # (b, h, p, n)
     state = decayed + x[..., None] * b[:, None, None, :]  # (b, h, p, n)
-    return (state @ c[:, None, :, None]).squeeze(-1), state
+    y = state.flatten(1, 2) @ c[..., None]  # (b, h·p, 1)
+    return y.view_as(x), state
 
 
 def ssd_scan(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:

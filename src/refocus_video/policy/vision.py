@@ -50,6 +50,11 @@ class Vision(nn.Module):
         self.tower.eval()
         return self
 
+    def number_positions(self) -> None:
+        """Make the tower's patch numbers anew: no checkpoint holds them, so loading leaves them without values."""
+        embeddings = self.tower.embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
+
     def forward(self, frames: Tensor) -> Tensor:
         """Features of frames as they come from a video: (N, H, W, 3) uint8 -> (N, P, C).
 

@@ -1,0 +1,124 @@
+"""How much faster a group picks from one shared state than from private copies of it.
+
+Prints one JSON object: seconds of the group pick, of the same picks with a private state per subset (batched), and of
+the plain loop over rows, with the ratios. All in the same run, on random weights, greedy so that the picks can be
+compared.
+
+    python benchmarks/picking.py --d-model 96 --layers 2 --frames 64 --questions 24 --group 16 --budget 4
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from refocus_video.config import PolicyConfig, VisionConfig
+from refocus_video.policy.pick import pick_frames
+from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.types import Question
+
+
+class Letters:
+    """A tokenizer without files: one token per character."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """One token per character."""
+        return [ord(letter) % 64 for letter in text]
+
+    def save_pretrained(self, save_directory: object) -> None:
+        """There is nothing to write."""
+        raise NotImplementedError
+
+
+@torch.no_grad()
+def pick_with_private_states(policy: FramePolicy, index: VideoIndex, asked: Asked, budget: int, group: int) -> Tensor:
+    """The same picks with one copy of the state for every subset."""
+    rows = torch.arange(len(asked.rows)).repeat_interleave(group)  # (Q·G,)
+    state, videos = asked.state.select(rows), asked.rows[rows]
+    keys, values, valid = index.keys[videos], index.values[videos], index.valid[videos]
+    taken = torch.zeros_like(valid)
+    x = policy.start_of_frame.expand(len(rows), 1, -1)
+    picks: list[Tensor] = []
+    for _ in range(budget):
+        hidden, state = policy.backbone(x, state)
+        logits = policy.pick_logits(policy.query_head(hidden), keys, taken[:, None], valid)
+        pick = logits[:, 0].argmax(-1)  # (Q·G,)
+        picks.append(pick)
+        taken = taken.scatter(-1, pick[:, None], True)
+        x = values[torch.arange(len(rows)), pick][:, None]
+    return torch.stack(picks, -1).view(-1, group, budget)
+
+
+def pick_row_by_row(policy: FramePolicy, index: VideoIndex, asked: Asked, budget: int, group: int) -> Tensor:
+    """The plain loop: every subset of every question on its own."""
+    questions = []
+    for i in range(len(asked.rows)):
+        row = torch.tensor([i])
+        one = Asked(asked.state.select(row), asked.rows[row])
+        subsets = [pick_with_private_states(policy, index, one, budget, 1) for _ in range(group)]
+        questions.append(torch.cat(subsets, 1))
+    return torch.cat(questions)
+
+
+def fastest(function: Callable[[], Tensor], repeats: int) -> tuple[float, Tensor]:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), result
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    sizes = {"d-model": 96, "layers": 2, "d-state": 32, "headdim": 32, "frames": 64, "videos": 8, "questions": 24}
+    sizes |= {"group": 16, "budget": 4, "repeats": 5, "threads": 1}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    vision = VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=48, patch_size=8
+    )
+    config = PolicyConfig(
+        vision=vision,
+        merge=3,
+        d_model=args.d_model,
+        n_layer=args.layers,
+        d_state=args.d_state,
+        headdim=args.headdim,
+        vocab_size=64,
+    )
+    policy = FramePolicy(config, Letters()).eval()
+    with torch.no_grad():
+        index = policy.index(torch.randn(args.videos, args.frames, 1, 16 * 9))
+        rows = torch.arange(args.questions) % args.videos
+        asked = policy.ask(index, [Question("what is shown")] * args.questions, rows)
+    budget, group = args.budget, args.group
+    ours, picks = fastest(lambda: pick_frames(policy, index, asked, budget, group, greedy=True).picks, args.repeats)
+    private, private_picks = fastest(
+        lambda: pick_with_private_states(policy, index, asked, budget, group), args.repeats
+    )
+    rowwise, row_picks = fastest(lambda: pick_row_by_row(policy, index, asked, budget, group), 1)
+    report = {
+        "settings": vars(args),
+        "group_pick_s": round(ours, 5),
+        "private_states_s": round(private, 5),
+        "row_by_row_s": round(rowwise, 5),
+        "speedup_over_private_states": round(private / ours, 2),
+        "speedup_over_row_by_row": round(rowwise / ours, 2),
+        "same_picks": torch.equal(picks, private_picks) and torch.equal(picks, row_picks),
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
