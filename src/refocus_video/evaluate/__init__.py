@@ -1,0 +1,1 @@
+"""Evaluation: every selector on the same candidates, questions and answering model, with fixed denominators."""

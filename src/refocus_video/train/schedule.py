@@ -3,21 +3,12 @@
 Nothing about randomness has to be saved: a resumed run asks for step n and gets what the uninterrupted run got.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from refocus_video.types import Example
-
-
-def by_video(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples grouped by their video, in order of first appearance."""
-    groups: dict[str, list[Example]] = defaultdict(list)
-    for example in examples:
-        groups[example.video].append(example)
-    return dict(groups)
 
 
 def step_rng(seed: int, step: int, rank: int = 0) -> np.random.Generator:

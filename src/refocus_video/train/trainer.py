@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from refocus_video.config import ReferenceConfig, Stage, TrainConfig
+from refocus_video.data.evidence import by_video, evidence_recall, random_recall
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.files import write_json, write_jsonl
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
@@ -33,10 +34,9 @@ from refocus_video.train.advantage import group_advantages, group_std, live_grou
 from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef
 from refocus_video.train.features import FeatureStore
 from refocus_video.train.loss import policy_gradient_loss
-from refocus_video.train.monitor import Monitor, distinct_share, evidence_recall, random_recall
+from refocus_video.train.monitor import Monitor, distinct_share
 from refocus_video.train.rollout import Batch, Rollout, collect, shuffled
 from refocus_video.train.schedule import (
-    by_video,
     learning_rate_factor,
     questions_of_video,
     step_rng,

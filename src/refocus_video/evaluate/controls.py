@@ -1,0 +1,62 @@
+"""Controls: choices no selector could make, because they look at the evidence. For evaluation only.
+
+- *query-blind*: one frame from each of K events of the video, whatever is asked: what a detector of "something happens" would reach.
+  It needs the list of all events (``metadata["events"]``, which the haystack gives).
+- *oracle*: a frame from every evidence span, the rest drawn at random: what perfect selection would reach with this answering model.
+- *wrong question*: the policy's picks for another question of the same video; if they do as well, the question is not used.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from refocus_video.select.base import OpenVideo, Pick
+from refocus_video.types import Candidates, Example, IntArray, Span
+
+
+def inside(times: Sequence[float], span: Span) -> IntArray:
+    """Positions of the candidates that lie in a span."""
+    return np.flatnonzero([span.contains(float(t)) for t in times])
+
+
+def fill(chosen: list[int], num_candidates: int, budget: int, rng: np.random.Generator) -> IntArray:
+    """``budget`` distinct positions that begin with ``chosen``; the rest is random."""
+    first = list(dict.fromkeys(chosen))[:budget]
+    others = np.setdiff1d(np.arange(num_candidates), first)
+    return np.array([*first, *rng.choice(others, budget - len(first), replace=False)], dtype=np.int64)
+
+
+def one_frame_of_each(spans: Sequence[Span], candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick:
+    """A random candidate from each span, in the given order; spans without a candidate are passed over."""
+    pools = [inside(candidates.times.tolist(), span) for span in spans]
+    chosen = [int(rng.choice(pool)) for pool in pools if len(pool)]
+    return Pick(fill(chosen, len(candidates), budget, rng))
+
+
+def oracle(example: Example, candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick | None:
+    """Frames of the evidence first; None when no evidence is known."""
+    if not example.evidence:
+        return None
+    return one_frame_of_each(example.evidence, candidates, budget, rng)
+
+
+def query_blind(example: Example, candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick | None:
+    """Frames of random events; None when the events are not known."""
+    events = example.metadata.get("events")
+    if not events:
+        return None
+    spans = [Span(event["start_s"], event["end_s"]) for event in events]
+    return one_frame_of_each([spans[i] for i in rng.permutation(len(spans))], candidates, budget, rng)
+
+
+def other_question(example: Example, siblings: Sequence[Example]) -> Example | None:
+    """Another example of the same video that needs none of this one's evidence; None when there is none."""
+    mine = set(example.evidence)
+    return next((e for e in siblings if e.id != example.id and e.evidence and not mine & set(e.evidence)), None)
+
+
+def wrong_question(examples: Sequence[Example], opened: OpenVideo, budget: int) -> list[Pick | None]:
+    """The selector's picks when each question is replaced by another one of the video."""
+    others = [other_question(example, examples) for example in examples]
+    picks = iter(opened.pick([other.question for other in others if other], budget))
+    return [next(picks) if other else None for other in others]

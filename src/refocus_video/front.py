@@ -1,0 +1,36 @@
+"""The one-call interface: :func:`select`."""
+
+from pathlib import Path
+
+from refocus_video.assets import HAYSTACK_TINY, locate
+from refocus_video.select.learned import FrameSelector
+from refocus_video.types import Question, Selection
+
+
+def select(
+    video: str | Path,
+    question: str | Question,
+    frames: int = 8,
+    *,
+    policy: str | Path = HAYSTACK_TINY,
+    temperature: float | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Pick ``frames`` frames of a video for a question.
+
+    To ask several questions of one video, use :class:`FrameSelector` and its ``open``: the video is then looked at once.
+
+    Args:
+        video: path of a video file.
+        question: its text, or a :class:`Question` with options.
+        frames: the budget.
+        policy: folder or hub id of a trained policy. The default comes with the package and knows only the generated
+            videos of the demo; on other videos it runs, but its choice means little.
+        temperature: None picks greedily; a number samples.
+        seed: of the sampling.
+
+    Raises:
+        RefocusError: in one clear line, when the video, the question or the budget cannot be used.
+    """
+    selector = FrameSelector.from_pretrained(locate(str(policy), "policy"))
+    return selector.select(video, question, frames, temperature=temperature, seed=seed)

@@ -1,0 +1,152 @@
+"""The learned policy as a selector, and the front door for users: a video and a question in, a selection out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from refocus_video.config import SamplingConfig
+from refocus_video.errors import BudgetError, ConfigError
+from refocus_video.policy.pick import pick_frames
+from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.select.base import Pick, question_rng, to_selection
+from refocus_video.types import Candidates, Question, Selection
+from refocus_video.video.candidates import load_candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Frames picked by the policy, one after another: the most probable each time, or sampled at a temperature."""
+
+    policy: FramePolicy
+    temperature: float | None = None
+    """None picks greedily."""
+    seed: int = 0
+    name: str = "policy"
+
+    def open(self, candidates: Candidates) -> "OpenLearned":
+        """Encode and index the video: everything that does not depend on a question."""
+        features = self.policy.encode(candidates.frames)
+        with torch.no_grad():
+            return OpenLearned(self, candidates.video, self.policy.index(features[None]))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLearned:
+    """An indexed video; a question costs a few tokens and K single steps."""
+
+    selector: Learned
+    video: str
+    index: VideoIndex
+
+    @torch.no_grad()
+    def pick(self, questions: Sequence[Question], budget: int) -> list[Pick]:
+        """See :class:`refocus_video.select.base.OpenVideo`."""
+        if not questions:
+            return []
+        policy, temperature = self.selector.policy, self.selector.temperature
+        asked = policy.ask(self.index, questions, torch.zeros(len(questions), dtype=torch.long))
+        generator = torch.Generator(policy.device)
+        if temperature is not None:
+            generator.manual_seed(
+                int(question_rng(self.selector.seed, self.video, questions[0], budget).integers(2**62))
+            )
+        chosen = pick_frames(
+            policy,
+            self.index,
+            asked,
+            budget,
+            greedy=temperature is None,
+            temperature=temperature or 1.0,
+            generator=generator,
+        )
+        positions, probabilities = chosen.picks[:, 0].cpu().numpy(), chosen.log_probs[:, 0].exp().double().cpu().numpy()
+        return [Pick(p, q) for p, q in zip(positions, probabilities, strict=True)]
+
+
+class FrameSelector:
+    """Selects frames of video files with a trained policy.
+
+    Example::
+
+        selector = FrameSelector.from_pretrained("runs/demo/policy")
+        selection = selector.select("talk.mp4", "What is on the second slide?", frames=8)
+        selection.times
+    """
+
+    def __init__(self, policy: FramePolicy, *, sampling: SamplingConfig = SamplingConfig()) -> None:  # noqa: B008
+        """Wrap a loaded policy."""
+        self.policy = policy.eval()
+        self.sampling = sampling
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str = "cpu", sampling: SamplingConfig | None = None
+    ) -> Self:
+        """Load a policy from a folder or the Hugging Face Hub.
+
+        Raises:
+            CheckpointError: if there is none, or its weights do not fit.
+        """
+        return cls(FramePolicy.from_pretrained(source, device=device), sampling=sampling or SamplingConfig())
+
+    def candidates(self, video: str | Path) -> Candidates:
+        """Decode the candidate frames of a video at the size that the policy looks at.
+
+        Raises:
+            VideoError: if the file cannot be read as a video.
+        """
+        side = self.policy.config.vision.image_size
+        return load_candidates(str(video), (side, side), self.sampling)
+
+    def open(self, video: str | Path) -> "IndexedVideo":
+        """Decode, encode and index a video once; then ask it any number of questions."""
+        candidates = self.candidates(video)
+        return IndexedVideo(candidates, Learned(self.policy).open(candidates))
+
+    def select(
+        self,
+        video: str | Path,
+        question: str | Question,
+        frames: int = 8,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+    ) -> Selection:
+        """Pick ``frames`` frames of a video for a question.
+
+        Args:
+            video: path of a video file.
+            question: its text, or a :class:`Question` with options.
+            frames: the budget.
+            temperature: None picks greedily; a number samples.
+            seed: of the sampling.
+
+        Raises:
+            VideoError: if the file cannot be read as a video.
+            BudgetError: if it has fewer candidate frames than asked for.
+        """
+        return self.open(video).select(question, frames, temperature=temperature, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedVideo:
+    """A video that has been looked at once."""
+
+    candidates: Candidates
+    indexed: OpenLearned
+
+    def select(
+        self, question: str | Question, frames: int = 8, *, temperature: float | None = None, seed: int = 0
+    ) -> Selection:
+        """Pick frames for a question; see :meth:`FrameSelector.select`."""
+        if temperature is not None and temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, found {temperature}; leave it out to pick greedily")
+        if frames < 1:
+            raise BudgetError(f"asked for {frames} frames; choose a number from 1 to {len(self.candidates)}")
+        asked = Question(question) if isinstance(question, str) else question
+        learned = Learned(self.indexed.selector.policy, temperature, seed)
+        pick = OpenLearned(learned, self.indexed.video, self.indexed.index).pick([asked], frames)[0]
+        return to_selection(pick, self.candidates, asked, learned.name)
