@@ -221,11 +221,22 @@ class TrainConfig(Settings):
     logging_steps: int = Field(default=10, ge=1)
 
 
+class StartConfig(Settings):
+    """What a new policy starts from (METHOD §3)."""
+
+    tower: str = "google/siglip-so400m-patch14-384"
+    """Folder or hub id of a model that holds a SigLIP tower: the frozen encoder."""
+    tokenizer: str = "EleutherAI/gpt-neox-20b"
+    policy: str | None = None
+    """Folder or hub id of a policy to train further; None starts a new one."""
+
+
 class RunConfig(Settings):
     """Everything a training run needs; what is saved beside its results."""
 
     sampling: SamplingConfig = SamplingConfig()
     policy: PolicyConfig = PolicyConfig()
+    start: StartConfig = StartConfig()
     reference: ReferenceConfig = ReferenceConfig()
     filter: FilterConfig = FilterConfig()
     train: TrainConfig = TrainConfig()

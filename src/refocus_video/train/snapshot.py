@@ -5,7 +5,6 @@ what the optimiser needs to go on bit for bit.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -36,7 +35,7 @@ def save_snapshot(
     save_file(tensors, temporary / "optimizer.safetensors")
     (temporary / "trainer.json").write_text(json.dumps({**state, "step": step}, indent=2), encoding="utf-8")
     shutil.rmtree(final, ignore_errors=True)
-    os.chmod(temporary, 0o755)
+    temporary.chmod(0o755)
     temporary.replace(final)
     for old in list_snapshots(output)[:-keep]:
         shutil.rmtree(old)

@@ -1,0 +1,225 @@
+"""Curves of training and evaluation as inline SVG, for a page that is light or dark.
+
+The text and rules of a plot take the colours of the page around it (``currentColor`` and the CSS variables ``--muted``
+and ``--rule``). Lines keep one colour per selector everywhere: the palette of Okabe and Ito, which stays distinct for
+colour-blind readers, with a marker and a dash of its own for each as well.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refocus_video.types import FloatArray
+
+Row = Mapping[str, Any]
+
+_INK, _MUTED, _RULE = "#010203", "#020304", "#030405"  # stand-ins, replaced by CSS colours in the finished SVG
+_WIDTH = 1060  # of a figure in CSS pixels; one matplotlib point is one pixel
+_MOST_RAW = 400  # single steps drawn per line; more would only add bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a selector is named and drawn, everywhere."""
+
+    label: str
+    meaning: str
+    colour: str
+    marker: str = "o"
+    dash: str = "-"
+
+
+STYLES: dict[str, Style] = {
+    "policy": Style("policy", "the trained policy, most probable frames", "#0072B2"),
+    "policy-sampled": Style("policy, sampled", "the trained policy, frames drawn at random from it", "#56B4E9", "D"),
+    "uniform": Style("uniform", "evenly spaced frames, whatever is asked", "#8A8A8A", "s"),
+    "random": Style("random", "frames drawn at random", "#C9A227", "v", ":"),
+    "query-blind": Style("query-blind", "control: one frame of each event, whatever is asked", "#CC79A7", "^", "--"),
+    "wrong-question": Style("wrong question", "control: the policy is asked something else", "#D55E00", "X", "--"),
+    "oracle": Style("oracle", "control: knows where the evidence is", "#009E73", "P", "-."),
+}
+_OTHERS = ("#AA4499", "#999933", "#882255", "#44AA99", "#6699CC")
+_TYPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+def style_of(selector: str, others: Sequence[str] = ()) -> Style:
+    """The style of a selector; one that is not in :data:`STYLES` takes a colour by its place among ``others``."""
+    place = others.index(selector) if selector in others else 0
+    return STYLES.get(selector) or Style(selector, "", _OTHERS[place % len(_OTHERS)], "d")
+
+
+def running_mean(values: FloatArray, window: int) -> FloatArray:
+    """Centred mean over ``window`` neighbours, (N,) -> (N,); fewer at both ends."""
+    total = np.concatenate(([0.0], np.cumsum(values)))
+    places, half = np.arange(len(values)), window // 2
+    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return np.asarray((total[high] - total[low]) / (high - low), dtype=np.float64)
+
+
+def training_curves(history: Sequence[Row], entropy_target: Sequence[float] | None = None) -> str:
+    """Reward, accuracy, evidence recall, entropy, distinct subsets and dead groups against the step.
+
+    Args:
+        history: one row of numbers for each step; a key that no row has leaves its panel out.
+        entropy_target: in nats, one for each row of ``history``.
+
+    Returns:
+        An ``<svg>`` element; an empty text if there is nothing to draw.
+    """
+    keys = list(dict.fromkeys(key for row in history for key in row))
+    panels = [
+        ("Reward", ["reward"]),
+        ("Accuracy of sampled subsets", [k for k in keys if k.startswith("accuracy/")] or ["accuracy"]),
+        ("Evidence recall", [k for k in keys if k.startswith("recall/")] or ["recall"]),
+        ("Entropy per pick (nats)", ["entropy"]),
+        ("Distinct subsets in a group", ["distinct_subsets"]),
+        ("Groups without reward spread", ["frac_reward_zero_std"]),
+    ]
+    panels = [(title, [k for k in names if k in keys]) for title, names in panels]
+    panels = [(title, names) for title, names in panels if names]
+    if not panels:
+        return ""
+    window = max(5, len(history) // 25) | 1
+    stride = -(-len(history) // _MOST_RAW)
+    figure = _figure(235 * -(-len(panels) // 3) + 20)
+    columns = min(3, len(panels))
+    for number, (title, names) in enumerate(panels, 1):
+        axes = figure.add_subplot(-(-len(panels) // columns), columns, number)
+        _dress(axes, title)
+        for place, name in enumerate(names):
+            colour = _TYPES[place % len(_TYPES)]
+            _raw_and_mean(axes, history, name, colour, window, stride)
+        if names == ["entropy"] and entropy_target is not None:
+            axes.plot([r["step"] for r in history], entropy_target, "--", color=_INK, linewidth=1.2, label="target")
+            axes.legend(**_LEGEND)
+        if len(names) > 1:
+            axes.legend(**_LEGEND)
+        if not names[0].startswith(("entropy", "reward")):
+            _percent(axes)
+    every = "single steps" if stride == 1 else f"every {stride}th step"
+    figure.supxlabel(f"training step     (faint: {every}; line: mean over {window} steps)", fontsize=12, color=_MUTED)
+    return _svg(figure, "training")
+
+
+def _raw_and_mean(axes: Any, history: Sequence[Row], name: str, colour: str, window: int, stride: int) -> None:
+    # A step without questions of a type has no number for it: each line runs over its own steps.
+    points = [(row["step"], row[name]) for row in history if row.get(name) is not None]
+    steps, values = np.array(points, dtype=np.float64).T
+    axes.plot(steps[::stride], values[::stride], color=colour, alpha=0.22, linewidth=0.8)
+    axes.plot(steps, running_mean(values, window), color=colour, linewidth=2, label=name.partition("/")[2] or name)
+
+
+def budget_curves(lines: Sequence[Row], guessing: float | None = None) -> str:
+    """Accuracy and evidence recall against the budget, a column for each question type, with interval bands.
+
+    Args:
+        lines: what :func:`refocus_video.evaluate.metrics.summarise` gives.
+        guessing: accuracy of blind guessing, drawn as a line.
+
+    Returns:
+        An ``<svg>`` element; an empty text if there are no lines.
+    """
+    kinds = list(dict.fromkeys(line["question_type"] for line in lines))
+    selectors = list(dict.fromkeys(line["selector"] for line in lines))
+    budgets = sorted({line["budget"] for line in lines})
+    names = [n for n in ("accuracy", "recall") if any(line[n] is not None for line in lines)]
+    if not kinds:
+        return ""
+    figure = _figure(290 * len(names) + 40)
+    grid = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True, sharey="row")
+    for name, panels in zip(names, grid, strict=True):
+        for kind, axes in zip(kinds, panels, strict=True):
+            shown = "all questions" if kind == "all" else kind
+            _dress(axes, f"{'Accuracy' if name == 'accuracy' else 'Evidence recall'}, {shown}")
+            for place, selector in enumerate(selectors):
+                own = [x for x in lines if (x["selector"], x["question_type"]) == (selector, kind)]
+                shift = 0.04 * (place - (len(selectors) - 1) / 2) if len(budgets) == 1 else 0.0
+                _curve(axes, own, name, style_of(selector, selectors), shift)
+            if name == "accuracy" and guessing is not None:
+                axes.axhline(guessing, color=_MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(budgets, [str(b) for b in budgets])
+            axes.minorticks_off()
+            axes.set_ylim(-0.02, 1.03)
+            _percent(axes)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **_LEGEND)
+    figure.supxlabel("frames given to the answering model     (bands: 95 % interval)", fontsize=12, color=_MUTED)
+    return _svg(figure, "budgets")
+
+
+def _curve(axes: Any, lines: Sequence[Row], name: str, style: Style, shift: float) -> None:
+    known = [line for line in lines if line[name] is not None]
+    if not known:
+        return
+    x = [line["budget"] * 2**shift for line in known]
+    y = [line[name] for line in known]
+    low = [line[f"{name}_low"] if line[f"{name}_low"] is not None else line[name] for line in known]
+    high = [line[f"{name}_high"] if line[f"{name}_high"] is not None else line[name] for line in known]
+    top = 3 if style.label == "policy" else 2
+    look = {"color": style.colour, "zorder": top}
+    axes.plot(x, y, style.dash, marker=style.marker, markersize=5, linewidth=2, label=style.label, **look)
+    if len(x) == 1:
+        axes.vlines(x, low, high, linewidth=1.5, **look)
+    else:
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.13, linewidth=0)
+
+
+_LEGEND: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": 12,
+    "labelcolor": _INK,
+    "handlelength": 1.8,
+    "columnspacing": 1.4,
+}
+
+
+def _figure(height: int) -> Any:
+    # The object interface: pyplot keeps every figure in a global list.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+
+
+def _dress(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=13, color=_INK, fontweight="semibold")
+    axes.tick_params(labelsize=11, colors=_MUTED, length=0)
+    axes.grid(True, color=_RULE, linewidth=0.8)
+    axes.set_facecolor("none")
+    axes.margins(x=0.03)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_RULE)
+
+
+def _percent(axes: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.03))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def _svg(figure: Any, name: str) -> str:
+    """The figure as one element that scales with the page, with numbers rounded to a tenth of a pixel."""
+    import matplotlib
+
+    # Real text, not outlines; and ids that are the same in every run.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as buffer:
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # names of groups would repeat on a page with two plots
+    text = re.sub(
+        r'width="[\d.]+pt" height="[\d.]+pt"', f'class="plot" role="img" aria-label="{name} curves"', text, count=1
+    )
+    text = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
+    text = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", text)
+    for stand_in, colour in ((_INK, "currentColor"), (_MUTED, "var(--muted, #777)"), (_RULE, "var(--rule, #8884)")):
+        text = text.replace(stand_in, colour)
+    return re.sub(r"\s*\n\s*", "\n", text).strip()
