@@ -5,7 +5,7 @@ the full-size model. The tiny models differ by configuration only: see ``configs
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,7 +41,7 @@ class Settings(BaseModel):
                 raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
             try:
                 values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
@@ -59,7 +59,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
 def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
@@ -67,8 +70,11 @@ def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
     if item["type"] == "extra_forbidden":
         group: Any = cls
         for part in item["loc"][:-1]:
-            field = getattr(group, "model_fields", {}).get(part)
-            group = field.annotation if field is not None else None
+            if isinstance(part, int):  # an entry of a list of groups
+                group = get_args(group)[0]
+            else:
+                field = getattr(group, "model_fields", {}).get(part)
+                group = field.annotation if field is not None else None
         known = ", ".join(getattr(group, "model_fields", {}))
         return f"{source}: unknown setting {where!r}; known ones here: {known}"
     return f"{source}: setting {where!r}: {item['msg'].lower()}, found {item['input']!r}"

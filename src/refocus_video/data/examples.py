@@ -8,12 +8,13 @@ looked up beside the JSONL file.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from refocus_video.errors import DataError
 from refocus_video.files import write_jsonl
 from refocus_video.types import Example, Question, Span
 
+T = TypeVar("T")
 FIELDS = ("id", "video", "question", "options", "answer", "evidence", "question_type", "metadata")
 
 
@@ -28,7 +29,8 @@ def read_examples(path: Path) -> list[Example]:
     examples: list[Example] = []
     seen: dict[str, int] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a text may hold characters such as U+2028, which end a line there but not in JSONL.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a UTF-8 text file; questions are JSONL, one object a line") from None
     for number, line in enumerate(lines, start=1):
@@ -46,7 +48,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Write examples as JSONL, with videos relative to the file where they lie below its folder."""
+    """Write examples as JSONL, with videos relative to the file where they lie below its folder, absolute elsewhere."""
     write_jsonl(path, (_dump(example, path.parent) for example in examples))
 
 
@@ -64,21 +66,16 @@ def _load(line: str, where: str) -> dict[str, Any]:
 
 
 def _parse(row: dict[str, Any], where: str, folder: Path) -> Example:
-    try:
-        options = _texts(row, "options", where)
-        question = Question(_text(row, "question", where), options)
-        return Example(
-            id=_text(row, "id", where),
-            video=str(folder / _text(row, "video", where)),
-            question=question,
-            answer=_answer(row, options, where),
-            evidence=_spans(row, where),
-            question_type=str(row.get("question_type", "")),
-            metadata=dict(row.get("metadata") or {}),
-        )
-    except DataError as error:
-        message = str(error)
-        raise DataError(message if message.startswith(where) else f"{where}: {message}") from None
+    options = _texts(row, "options", where)
+    return Example(
+        id=_text(row, "id", where),
+        video=str(folder / _text(row, "video", where)),
+        question=Question(_text(row, "question", where), options),
+        answer=_answer(row, options, where),
+        evidence=_spans(row, where),
+        question_type=_optional(row, "question_type", str, "a text", where),
+        metadata=_optional(row, "metadata", dict, "an object", where),
+    )
 
 
 def _text(row: dict[str, Any], key: str, where: str) -> str:
@@ -92,7 +89,18 @@ def _texts(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     values = row.get(key)
     if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(f"{where}, field {key!r}: expected a list of at least 2 texts, found {values!r}")
+    if len(set(values)) < len(values):
+        raise DataError(f"{where}, field {key!r}: options must differ from each other, found {values!r}")
     return tuple(values)
+
+
+def _optional(row: dict[str, Any], key: str, kind: type[T], expected: str, where: str) -> T:
+    value = row.get(key)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise DataError(f"{where}, field {key!r}: expected {expected}, found {value!r}")
+    return value
 
 
 def _answer(row: dict[str, Any], options: tuple[str, ...], where: str) -> int:
@@ -109,21 +117,21 @@ def _answer(row: dict[str, Any], options: tuple[str, ...], where: str) -> int:
 
 
 def _spans(row: dict[str, Any], where: str) -> tuple[Span, ...]:
-    spans = row.get("evidence") or []
-    if not isinstance(spans, list):
-        raise DataError(f"{where}, field 'evidence': expected a list of [start_s, end_s], found {spans!r}")
+    spans = _optional(row, "evidence", list, "a list of [start_s, end_s]", where)
     for span in spans:
-        numbers = isinstance(span, list) and len(span) == 2 and all(isinstance(x, int | float) for x in span)
-        if not numbers:
+        numbers = isinstance(span, list) and len(span) == 2 and all(type(x) in (int, float) for x in span)
+        if not numbers or not span[0] <= span[1]:
             raise DataError(f"{where}, field 'evidence': expected [start_s, end_s] in seconds, found {span!r}")
     return tuple(Span(float(start), float(end)) for start, end in spans)
 
 
 def _dump(example: Example, folder: Path) -> dict[str, Any]:
     video = Path(example.video)
+    # A path from the working directory would be looked up beside the file when it is read.
+    written = video.relative_to(folder) if video.is_relative_to(folder) else video.absolute()
     row: dict[str, Any] = {
         "id": example.id,
-        "video": str(video.relative_to(folder) if video.is_relative_to(folder) else video),
+        "video": str(written),
         "question": example.question.text,
         "options": list(example.question.options),
         "answer": example.answer,
