@@ -1,8 +1,9 @@
 """Curves of training and evaluation as inline SVG, for a page that is light or dark.
 
-The text and rules of a plot take the colours of the page around it (``currentColor`` and the CSS variables ``--muted``
-and ``--rule``). Lines keep one colour per selector everywhere: the palette of Okabe and Ito, which stays distinct for
-colour-blind readers, with a marker and a dash of its own for each as well.
+The text and rules of a plot take the colours of the page around it (``currentColor`` and the CSS variables
+``--muted``, ``--rule``, and ``--blue``, which a dark page needs lighter). Lines keep one colour per selector
+everywhere: the palette of Okabe and Ito, which stays distinct for colour-blind readers, with a marker and a dash of
+its own for each as well.
 """
 
 import io
@@ -18,6 +19,13 @@ from refocus_video.types import FloatArray
 Row = Mapping[str, Any]
 
 _INK, _MUTED, _RULE = "#010203", "#020304", "#030405"  # stand-ins, replaced by CSS colours in the finished SVG
+_BLUE = "#0072B2"
+_THEMED = {
+    _INK: "currentColor",
+    _MUTED: "var(--muted, #777)",
+    _RULE: "var(--rule, #8884)",
+    _BLUE: "var(--blue, #0072B2)",
+}
 _WIDTH = 1060  # of a figure in CSS pixels; one matplotlib point is one pixel
 _MOST_RAW = 400  # single steps drawn per line; more would only add bytes
 
@@ -34,7 +42,7 @@ class Style:
 
 
 STYLES: dict[str, Style] = {
-    "policy": Style("policy", "the trained policy, most probable frames", "#0072B2"),
+    "policy": Style("policy", "the trained policy, most probable frames", _BLUE),
     "policy-sampled": Style("policy, sampled", "the trained policy, frames drawn at random from it", "#56B4E9", "D"),
     "uniform": Style("uniform", "evenly spaced frames, whatever is asked", "#8A8A8A", "s"),
     "random": Style("random", "frames drawn at random", "#C9A227", "v", ":"),
@@ -43,13 +51,18 @@ STYLES: dict[str, Style] = {
     "oracle": Style("oracle", "control: knows where the evidence is", "#009E73", "P", "-."),
 }
 _OTHERS = ("#AA4499", "#999933", "#882255", "#44AA99", "#6699CC")
-_TYPES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_TYPES = (_BLUE, "#D55E00", "#009E73", "#CC79A7")
 
 
 def style_of(selector: str, others: Sequence[str] = ()) -> Style:
     """The style of a selector; one that is not in :data:`STYLES` takes a colour by its place among ``others``."""
     place = others.index(selector) if selector in others else 0
     return STYLES.get(selector) or Style(selector, "", _OTHERS[place % len(_OTHERS)], "d")
+
+
+def css_colour(colour: str) -> str:
+    """The colour as CSS takes it: one of the page's own where it has one."""
+    return _THEMED.get(colour, colour)
 
 
 def running_mean(values: FloatArray, window: int) -> FloatArray:
@@ -100,7 +113,7 @@ def training_curves(history: Sequence[Row], entropy_target: Sequence[float] | No
             axes.legend(**_LEGEND)
         if not names[0].startswith(("entropy", "reward")):
             _percent(axes)
-    every = "single steps" if stride == 1 else f"every {stride}th step"
+    every = "single steps" if stride == 1 else f"one step in {stride}"
     figure.supxlabel(f"training step     (faint: {every}; line: mean over {window} steps)", fontsize=12, color=_MUTED)
     return _svg(figure, "training")
 
@@ -160,9 +173,9 @@ def _curve(axes: Any, lines: Sequence[Row], name: str, style: Style, shift: floa
     y = [line[name] for line in known]
     low = [line[f"{name}_low"] if line[f"{name}_low"] is not None else line[name] for line in known]
     high = [line[f"{name}_high"] if line[f"{name}_high"] is not None else line[name] for line in known]
-    top = 3 if style.label == "policy" else 2
+    top, width = (3, 2.8) if style.label == "policy" else (2, 1.8)
     look = {"color": style.colour, "zorder": top}
-    axes.plot(x, y, style.dash, marker=style.marker, markersize=5, linewidth=2, label=style.label, **look)
+    axes.plot(x, y, style.dash, marker=style.marker, markersize=5, linewidth=width, label=style.label, **look)
     if len(x) == 1:
         axes.vlines(x, low, high, linewidth=1.5, **look)
     else:
@@ -181,12 +194,14 @@ _LEGEND: dict[str, Any] = {
 def _figure(height: int) -> Any:
     # The object interface: pyplot keeps every figure in a global list.
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    return Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+    layout = ConstrainedLayoutEngine(h_pad=7 / 72, w_pad=7 / 72)
+    return Figure(figsize=(_WIDTH / 72, height / 72), layout=layout)
 
 
 def _dress(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=13, color=_INK, fontweight="semibold")
+    axes.set_title(title, loc="left", fontsize=13, color=_INK, fontweight="bold")
     axes.tick_params(labelsize=11, colors=_MUTED, length=0)
     axes.grid(True, color=_RULE, linewidth=0.8)
     axes.set_facecolor("none")
@@ -197,10 +212,11 @@ def _dress(axes: Any, title: str) -> None:
 
 
 def _percent(axes: Any) -> None:
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.03))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 
 
@@ -213,13 +229,14 @@ def _svg(figure: Any, name: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)  # names of groups would repeat on a page with two plots
-    text = re.sub(
-        r'width="[\d.]+pt" height="[\d.]+pt"', f'class="plot" role="img" aria-label="{name} curves"', text, count=1
-    )
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")  # not needed inside a page
+    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)  # names of groups would repeat on a page with two plots
+    size = r'width="[\d.]+pt" height="[\d.]+pt"'
+    text = re.sub(size, f'class="plot" role="img" aria-label="curves: {name}"', text, count=1)
     text = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
-    text = re.sub(r"font: ([^;\"]*?)'DejaVu Sans'[^;\"]*", r"font: \1system-ui, sans-serif", text)
-    for stand_in, colour in ((_INK, "currentColor"), (_MUTED, "var(--muted, #777)"), (_RULE, "var(--rule, #8884)")):
-        text = text.replace(stand_in, colour)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    for colour in _THEMED:
+        text = text.replace(colour.lower(), css_colour(colour))
     return re.sub(r"\s*\n\s*", "\n", text).strip()
