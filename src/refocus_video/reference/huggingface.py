@@ -133,6 +133,8 @@ class HuggingFaceReference:
 
     def option_tokens(self, question: Question) -> list[list[int]]:
         """Tokens by which each option is answered; one token an option in letter mode."""
+        if len(question.options) > 26 and self.answer_mode == "letters":
+            raise ReferenceModelError(f"options are lettered A to Z; found {len(question.options)} of them")
         letters = [chr(ord("A") + i) for i in range(len(question.options))]
         answers = letters if self.answer_mode == "letters" else list(question.options)
         tokens = [self.tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
@@ -170,6 +172,15 @@ class HuggingFaceReference:
         prompts = [self._prompt(row) for row in rows]
         known = {prompt: self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in set(prompts)}
         ids = [[*known[prompt], *row.continuation] for prompt, row in zip(prompts, rows, strict=True)]
+        trailer = self.family.trailer(self.model)
+        for row, tokens in zip(rows, ids, strict=True):
+            # One placeholder too many would take a visual token from the next row, without a trace.
+            expected = row.frames.shape[0] * row.frames.shape[1] + len(trailer) * bool(len(row.frames))
+            if tokens.count(self.placeholder_id) != expected:
+                raise ReferenceModelError(
+                    f"{tokens.count(self.placeholder_id)} placeholders {self.family.placeholder} for {expected} visual tokens; "
+                    f"the question or an option must not contain it: {row.text!r}"
+                )
         longest = max(map(len, ids))
         table = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -178,7 +189,7 @@ class HuggingFaceReference:
             mask[i, longest - len(tokens) :] = 1
         table, mask = table.to(device), mask.to(device)
         embeddings = self.model.get_input_embeddings()(table)  # (N, L, D)
-        trailer = self.family.trailer(self.model).to(embeddings)
+        trailer = trailer.to(embeddings)
         shown = [row.frames.to(embeddings).flatten(0, 1) for row in rows if len(row.frames)]
         visual = torch.cat([part for tokens in shown for part in (tokens, trailer)] or [trailer[:0]])
         where = ((table == self.placeholder_id) & (mask == 1))[..., None].expand_as(embeddings)
