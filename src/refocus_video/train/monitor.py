@@ -26,7 +26,7 @@ class Monitor:
     chance: dict[str, float] = field(default_factory=dict)
     entropy: float | None = None
     steps: int = 0
-    given: list[str] = field(default_factory=list)
+    given: dict[str, str] = field(default_factory=dict)
 
     def update(
         self,
@@ -78,5 +78,5 @@ class Monitor:
         if dead > 0.8:
             signs["dead"] = f"{dead:.0%} of the groups have no reward spread: raise the filter's threshold"
         new = {key: text for key, text in signs.items() if key not in self.given}
-        self.given += list(new)
+        self.given |= new
         return list(new.values())

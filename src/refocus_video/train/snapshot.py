@@ -47,6 +47,12 @@ def list_snapshots(output: Path) -> list[Path]:
     return sorted(path for path in output.glob(f"{PREFIX}*") if path.is_dir())
 
 
+def read_history(output: Path) -> list[dict[str, Any]]:
+    """The numbers of every step that a run has saved."""
+    path = output / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
 def load_snapshot(folder: Path, policy: FramePolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a snapshot back into a policy and its optimiser; returns the state that was saved with it.
 

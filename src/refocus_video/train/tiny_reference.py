@@ -28,16 +28,16 @@ from refocus_video.reference.tiny import tiny_llava_onevision, tiny_tokenizer, w
 from refocus_video.train.corpus import Corpus
 from refocus_video.types import Question
 
-Report = Callable[[str, int, int, dict[str, float]], None]
-"""(stage, step, steps, numbers) -> None."""
+Report = Callable[[str, float], None]
+"""Called after every step with the stage and the loss."""
 
 
 class TinyReferenceConfig(Settings):
     """How the shipped tiny reference model is trained."""
 
     seed: int = 0
-    seeing_steps: int = 800
-    letters_steps: int = 200
+    seeing_steps: int = 300
+    letters_steps: int = 500
     answering_steps: int = 2400
     batch_size: int = 192
     learning_rate: float = 2e-3
@@ -97,9 +97,7 @@ def learn_to_see(
         target = labels[picked][:, None].expand(logits.shape[:-1])
         loss = nn.functional.cross_entropy(logits.flatten(0, 2), target.flatten())
         step(loss)
-        if i % 50 == 49:
-            right = (logits.argmax(-1) == target).float().mean().item()
-            report("seeing", i + 1, config.seeing_steps, {"loss": loss.item(), "accuracy": right})
+        report("seeing", loss.item())
     for module in seeing:
         module.requires_grad_(False)
 
@@ -133,20 +131,17 @@ def learn_to_answer(
     model.model.image_newline.requires_grad_(True)
     total = config.letters_steps + config.answering_steps
     step = _optimizer([p for p in model.parameters() if p.requires_grad], config.learning_rate, total)
-    losses: dict[str, float] = {}
     for i in range(total):
         if i < config.letters_steps:
             rows, targets = spelling_batch(reference, config.batch_size, rng)
-            name = "text"
+            stage = "letters"
         else:
             lesson = draw_lesson((i - config.letters_steps) / config.answering_steps, rng)
             rows, targets = answering_batch(reference, corpus, features, lesson, config.batch_size, rng)
-            name = f"{lesson.answer_mode}-{lesson.num_frames}"
+            stage = "answering"
         loss = nn.functional.cross_entropy(reference.next_token_logits(rows), targets)
         step(loss)
-        losses[name] = 0.9 * losses.get(name, loss.item()) + 0.1 * loss.item()
-        if i % 50 == 49:
-            report("answering", i + 1, total, losses)
+        report(stage, loss.item())
     model.requires_grad_(False)
 
 
@@ -158,7 +153,7 @@ def draw_lesson(done: float, rng: np.random.Generator) -> Lesson:
         frames = int(rng.choice((1, 2, 4), p=(0.2, 0.6, 0.2)))
     else:
         frames = int(rng.choice((1, 2, 4, 8), p=(0.1, 0.25, 0.45, 0.2)))
-    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.35) else "words"
+    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.6) else "words"
     return Lesson(frames, mode, done > 0.12, float(rng.choice((0.0, 0.4, 0.9), p=(0.2, 0.4, 0.4))))
 
 

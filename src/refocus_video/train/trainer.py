@@ -11,7 +11,6 @@ Where we differ from the paper:
 4. Groups without spread are counted and masked; the paper does not say what it does.
 """
 
-import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from torch import Tensor
 from refocus_video.config import ReferenceConfig, Stage, TrainConfig
 from refocus_video.data.evidence import by_video, evidence_recall, random_recall
 from refocus_video.errors import ConfigError, DataError
-from refocus_video.files import write_json, write_jsonl
+from refocus_video.files import write_jsonl
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.advantage import group_advantages, group_std, live_groups
@@ -43,7 +42,7 @@ from refocus_video.train.schedule import (
     torch_generator,
     videos_of_step,
 )
-from refocus_video.train.snapshot import list_snapshots, load_snapshot, save_snapshot
+from refocus_video.train.snapshot import list_snapshots, load_snapshot, read_history, save_snapshot
 from refocus_video.types import Example
 
 OnStep = Callable[[dict[str, Any], list[str]], None]
@@ -327,8 +326,7 @@ class Trainer:
         self.next_step = state["step"]
         self.entropy_coef, self.reward_spread = state["entropy_coef"], state["reward_spread"]
         self.monitor = Monitor(**state["monitor"])
-        lines = (self.output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        self.history = [json.loads(line) for line in lines][: self.next_step]
+        self.history = read_history(self.output)[: self.next_step]
         return True
 
 
@@ -357,8 +355,3 @@ def _decay_groups(policy: FramePolicy, config: TrainConfig) -> list[dict[str, An
     matrices = [p for n, p in named if p.ndim >= 2]
     others = [p for n, p in named if p.ndim < 2]
     return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def write_resolved(output: Path, settings: dict[str, Any]) -> None:
-    """Save the resolved settings beside the results."""
-    write_json(output / "config.json", settings)

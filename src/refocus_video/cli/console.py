@@ -1,0 +1,50 @@
+"""What the terminal shows: progress and notes on stderr, results on stdout, so that a pipe gets results alone."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+notes = Console(stderr=True, highlight=False)
+results = Console(highlight=False)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar; the function it gives advances it by one, and takes ``note="…"`` to show beside the bar."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=notes) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(*_: Any, note: str = "") -> None:
+            if note:
+                bar.update(task, note=note)
+            bar.advance(task)
+
+        yield advance
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    results.file.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    results.print(table)

@@ -1,0 +1,298 @@
+"""``refocus``: the commands. Errors a user can cause are one line on stderr and exit code 2."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.errors import DataError, RefocusError
+
+app = typer.Typer(
+    name="refocus",
+    help="Choose the few frames of a video from which a large multimodal model answers a question best.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+haystack = typer.Typer(
+    help="Generated videos in which which moment matters depends on the question.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(haystack, name="haystack")
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting, e.g. --set train.max_steps=100. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ConfigName = Annotated[
+    str | None,
+    typer.Option(
+        "--config", help="YAML file, or haystack, paper-v1, paper-v2. The paper's second version if left out."
+    ),
+]
+Questions = Annotated[Path, typer.Argument(help="JSONL file of questions, one object a line.", show_default=False)]
+
+
+def main() -> None:
+    """Entry point of the ``refocus`` command."""
+    try:
+        app(standalone_mode=False)
+    except RefocusError as error:
+        notes.print(f"refocus: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        notes.print(error.format_message(), markup=False)
+        sys.exit(2)
+    except click.ClickException as error:
+        notes.print(f"refocus: {error.format_message()}", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        notes.print("refocus: stopped; the same command goes on from here", markup=False)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        from refocus_video import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def select(
+    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
+    question: Annotated[str, typer.Argument(help="What you want to know.", show_default=False)],
+    frames: Annotated[int, typer.Option("--frames", "-k", help="How many frames to pick.")] = 8,
+    option: Annotated[list[str] | None, typer.Option(help="An answer option; repeat for each.")] = None,
+    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
+    temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; greedy if left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
+    max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames.")] = 512,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pick the frames of VIDEO that matter for QUESTION.
+
+    Prints frame index, time and probability of each pick, and writes a contact sheet.
+    """
+    from refocus_video.cli.select import run_select
+
+    run_select(
+        video,
+        question,
+        tuple(option or ()),
+        frames=frames,
+        policy=policy,
+        temperature=temperature,
+        seed=seed,
+        fps=fps,
+        max_candidates=max_candidates,
+        sheet=sheet,
+        as_json=as_json,
+    )
+
+
+@haystack.command("generate")
+def haystack_generate(
+    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    train: Annotated[int, typer.Option(min=1, help="Training videos.")] = 2000,
+    validation: Annotated[int, typer.Option(min=1, help="Validation videos.")] = 100,
+    test: Annotated[int, typer.Option(min=1, help="Test videos.")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other videos.")] = 0,
+    backgrounds: Annotated[
+        Path | None, typer.Option(help="Folder of real videos to draw the cards over; procedural if left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write H.264 videos with cards hidden in them, and questions about them (six for each video)."""
+    from refocus_video.data.haystack.generate import generate
+
+    sizes = {"train": train, "validation": validation, "test": test}
+    extra: dict[str, Any] = {}
+    if backgrounds is not None:
+        from refocus_video.cli.backdrop import RealBackdrop
+
+        extra["backdrop"] = RealBackdrop.from_folder(backgrounds)
+    with progress("writing videos", sum(sizes.values())) as advance:
+        paths = generate(folder, sizes, seed=seed, progress=advance, **extra)
+    report = {split: {"videos": sizes[split], "examples": str(path)} for split, path in paths.items()}
+    if as_json:
+        print_json(report)
+    else:
+        print_table(
+            f"Haystack in {folder}",
+            ["split", "videos", "questions in"],
+            [[split, str(row["videos"]), str(row["examples"])] for split, row in report.items()],
+        )
+
+
+@haystack.command("train-reference")
+def haystack_train_reference(
+    folder: Annotated[Path, typer.Argument(help="A folder made by `refocus haystack generate`.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/reference"),
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the tiny reference LMM (LLaVA-OneVision, about 0.6 M parameters) on haystack videos."""
+    from refocus_video.train.tiny_reference import TinyReferenceConfig
+    from refocus_video.train.tiny_reference_run import run
+
+    scores = run(
+        folder, output, TinyReferenceConfig.load(Path(config) if config else None, tuple(overrides or ())), progress
+    )
+    if as_json:
+        print_json(scores)
+    else:
+        print_table(
+            f"Tiny reference model in {output}",
+            ["question", "answer by", "frames shown", "evidence", "n", "accuracy", "p(answer)"],
+            [
+                [row["kind"], row["answer_mode"], str(row["frames"]), row["evidence"], str(row["n"]),
+                 f"{row['accuracy']:.2f}", f"{row['probability']:.2f}"]
+                for row in scores["rows"]
+            ],
+        )  # fmt: skip
+
+
+@app.command("filter")
+def filter_(
+    questions: Questions,
+    output: Annotated[Path, typer.Option(help="Folder for kept.jsonl, variances.jsonl and filter.json.")] = Path(
+        "runs/filter"
+    ),
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Keep the questions whose answer depends on which frames are shown (reward variance above τ)."""
+    from refocus_video.pipeline import filter_questions
+
+    numbers = filter_questions(questions, output, load_config(config, overrides), progress)
+    if as_json:
+        print_json(numbers)
+        return
+    print_table(
+        f"Reward-variance filter, τ = {numbers['threshold']}",
+        ["questions", "asked", "kept"],
+        [
+            [kind or "untyped", str(asked), str(numbers["kept_by_type"].get(kind, 0))]
+            for kind, asked in numbers["asked_by_type"].items()
+        ]
+        + [["all", str(numbers["asked"]), str(numbers["kept"])]],
+    )
+    _warn_failures(numbers["failures"])
+
+
+@app.command()
+def train(
+    questions: Questions,
+    output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/train"),
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy by reinforcement learning from the reference model's scores alone.
+
+    Running the same command again goes on from the newest checkpoint.
+    """
+    from refocus_video.pipeline import train_policy
+
+    numbers = train_policy(questions, output, load_config(config, overrides), progress)
+    if as_json:
+        print_json(numbers)
+    else:
+        last = numbers["last"]
+        notes.print(f"policy: {numbers['policy']}   steps: {last['step']}   reward: {last['reward']:.2f}", markup=False)
+        _warn_failures(numbers["failures"])
+
+
+@app.command("eval")
+def eval_(
+    questions: Questions,
+    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
+    output: Annotated[Path, typer.Option(help="Folder for rows.jsonl, results.json and report.html.")] = Path(
+        "runs/eval"
+    ),
+    budgets: Annotated[str, typer.Option(help="Budgets, comma-separated.")] = "1,2,4,8",
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the policy with uniform, random, query-blind, wrong-question and oracle picks."""
+    from refocus_video.pipeline import evaluate_policy
+
+    try:
+        numbers_of_frames = tuple(int(part) for part in budgets.split(","))
+    except ValueError:
+        raise DataError(f"--budgets takes whole numbers separated by commas, found {budgets!r}") from None
+    found = load_config(config, overrides)
+    results = evaluate_policy(questions, policy, output, found, numbers_of_frames, progress)
+    if as_json:
+        print_json(results)
+    else:
+        print_results(results)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of videos, policy and training.")] = 0,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole job on a laptop: make videos, train a policy from reward alone, evaluate it, write report.html."""
+    from refocus_video.demo import run_demo
+
+    results = run_demo(output, seed, tuple(overrides or ()), progress)
+    if as_json:
+        print_json(results)
+    else:
+        print_results(results)
+        notes.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def load_config(name: str | None, overrides: list[str] | None) -> Any:
+    """The run's settings."""
+    from refocus_video.config import RunConfig, named_config
+
+    return RunConfig.load(None if name is None else named_config(name), tuple(overrides or ()))
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Accuracy and recall with 95 % intervals, one line a selector, budget and question type."""
+    rows = [
+        [
+            row["selector"],
+            row["question_type"],
+            str(row["budget"]),
+            str(row["n"]),
+            _interval(row, "accuracy"),
+            _interval(row, "recall"),
+        ]
+        for row in results["rows"]
+        if row["question_type"] != "all"
+    ]
+    print_table("Held-out videos", ["selector", "questions", "frames", "n", "accuracy", "evidence recall"], rows)
+    _warn_failures({row["video"]: row["reason"] for row in results["failures"]})
+
+
+def _interval(row: dict[str, Any], key: str) -> str:
+    if row[key] is None:
+        return "–"
+    return f"{row[key]:.2f} [{row[key + '_low']:.2f}, {row[key + '_high']:.2f}]"
+
+
+def _warn_failures(failures: dict[str, str]) -> None:
+    for video, reason in failures.items():
+        notes.print(f"unreadable: {video}: {reason}", markup=False, soft_wrap=True)
