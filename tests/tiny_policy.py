@@ -78,9 +78,11 @@ def tiny_policy(dtype: torch.dtype = torch.float32, **changes: Any) -> FramePoli
     torch.manual_seed(0)
     policy = FramePolicy(tiny_config(**changes), tiny_tokenizer()).to(dtype)
     with torch.no_grad():
-        for head in (policy.key_head, policy.query_head, policy.value_head):
-            head.weight *= 8
-        policy.start_of_frame.normal_()
+        for name, weight in policy.named_parameters():
+            if name in {"key_head.weight", "query_head.weight", "value_head.weight"}:
+                weight.mul_(8)
+            if name in {"start_of_frame", "value_embedding"}:
+                weight.normal_()
     return policy
 
 

@@ -50,6 +50,12 @@ class Settings(BaseModel):
         return cls.parse(values, str(path) if path else "settings")
 
 
+def named_config(name: str) -> Path:
+    """The YAML file called ``name``: a path, or one of those that come with the package."""
+    bundled = Path(__file__).parent / "configs" / f"{name}.yaml"
+    return bundled if bundled.is_file() and not Path(name).is_file() else Path(name)
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -110,6 +116,10 @@ class VisionConfig(Settings):
         return self
 
 
+HeadNorm = Literal["none", "l2", "rmsnorm"]
+"""What is done to the output of a head: nothing, length 1, or root mean square 1."""
+
+
 class PolicyConfig(Settings):
     """The selection policy (METHOD §3). Defaults: the 1.3B model."""
 
@@ -130,8 +140,24 @@ class PolicyConfig(Settings):
     prompt_suffix: str = "<|endoftext|>"
     options_in_prompt: bool = True
     """Whether the policy reads the answer options after the question, as the paper's does."""
+    value_head_norm: HeadNorm = "none"
+    """Normalises what is fed back after a pick; a learned elementwise scale follows where it is on."""
+    value_head_scale: float = 1.0
+    """What that scale starts from."""
+    score_head_norm: HeadNorm = "none"
+    """Normalises keys and queries."""
+    logit_scale_type: Literal["scalar", "vector"] = "scalar"
+    """One scale of the pick logits, or one for each channel of keys and queries."""
+    logit_scale_fn: Literal["softplus", "exp"] = "softplus"
+    """Makes the scale positive."""
     attention_scaling: bool = False
     """Divide the pick logits by √d_model as well."""
+    use_rank_head: bool = False
+    """A linear score of a whole subset, from the hidden state after its last pick."""
+    frame_generation_method: Literal["autoregressive", "block"] = "autoregressive"
+    """Feed each pick back before the next, or ask for all picks at once with ``query_frames`` learned inputs."""
+    query_frames: int = Field(default=32, ge=1)
+    """The paper's budget: what a selector is asked for by default, and the most that a block one can pick."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:

@@ -1,155 +1,125 @@
 """Policies on disk: config.json, model.safetensors and the tokenizer's files in one folder.
 
-Files are written to a temporary name, flushed to the disk and renamed, and config.json comes last: a folder with a
-config.json is complete. Released ReFoCUS selectors are read as well (released.py). Nothing is ever pickled.
+config.json is written last: a folder with a config.json is complete. The format of the released ReFoCUS selectors is
+read and written as well (released.py). Nothing is ever pickled.
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import safetensors
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
-from refocus_video.config import PolicyConfig
+from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError
+from refocus_video.policy.files import (
+    CONFIG_FILE,
+    TEXT_FILES,
+    WEIGHTS_FILE,
+    local_folder,
+    read_json,
+    read_weights,
+    write_atomically,
+    write_json,
+)
 from refocus_video.policy.prompt import Tokenizer
-from refocus_video.policy.released import RELEASED_TYPE, convert
+from refocus_video.policy.released import (
+    RELEASED_TYPES,
+    SAVED_TOWER,
+    Released,
+    from_released,
+    to_released,
+    tower_config_json,
+)
 
 MODEL_TYPE = "refocus-video"
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
-NAMES_SHOWN = 4
+RELEASED_TOKENIZER = "EleutherAI/gpt-neox-20b"
+"""What the published code always uses, whatever lies beside the weights (METHOD §3)."""
+
+logger = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """All that a checkpoint folder gives."""
+
+    config: PolicyConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+    released: Released | None
 
 
 def save_folder(folder: Path, config: PolicyConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
-    """Write a policy; an existing one is replaced file by file."""
+    """Write a policy in our format; an existing one is replaced file by file."""
+    _write(folder, {"model_type": MODEL_TYPE, **config.model_dump()}, weights, tokenizer)
+
+
+def save_released_folder(
+    folder: Path,
+    config: PolicyConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+    released: Released | None,
+) -> None:
+    """Write a policy in the released format; ``released`` is what it was loaded with, if it was.
+
+    Raises:
+        CheckpointError: when that format cannot express the policy.
+    """
+    fields, tensors = to_released(config, weights, released)
+    if fields["mm_vision_tower"] == SAVED_TOWER:
+        (folder / SAVED_TOWER).mkdir(parents=True, exist_ok=True)
+        write_json(folder / SAVED_TOWER / CONFIG_FILE, tower_config_json(config.vision))
+    _write(folder, fields, tensors, tokenizer)
+
+
+def _write(folder: Path, fields: Mapping[str, Any], weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     tokenizer.save_pretrained(folder)
     write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, {"format": "pt"}))
-    text = json.dumps({"model_type": MODEL_TYPE, **config.model_dump()}, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / CONFIG_FILE, fields)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_folder(name: str | Path, tokenizer: Tokenizer | None) -> tuple[PolicyConfig, dict[str, Tensor], Tokenizer]:
-    """Settings, weights and tokenizer of a local folder or a hub id, in our format or the released one.
+def load_folder(
+    name: str | Path,
+    tokenizer: Tokenizer | None,
+    vision: VisionConfig | None = None,
+    vision_tower: str | Path | None = None,
+) -> Loaded:
+    """What a local folder or a hub id holds, in our format or the released one.
 
     Raises:
         CheckpointError: when the folder or a file of it is missing or not readable.
     """
-    folder = _local_folder(name)
-    values = _read_config(folder)
-    weights = _read_weights(folder)
-    kind = values.pop("model_type", None)
-    if kind == RELEASED_TYPE:
-        config, weights = convert(values, weights, str(folder))
-    elif kind == MODEL_TYPE:
-        config = PolicyConfig.parse(values, str(folder / CONFIG_FILE))
-    else:
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE}: model_type must be {MODEL_TYPE!r} or {RELEASED_TYPE!r}, found {kind!r}"
-        )
-    return config, weights, tokenizer if tokenizer is not None else _read_tokenizer(folder)
+    folder = local_folder(name, "policy folder")
+    fields = read_json(folder / CONFIG_FILE)
+    kind = fields.get("model_type")
+    if kind in RELEASED_TYPES:
+        config, weights, released = from_released(fields, read_weights(folder), folder, vision, vision_tower)
+        if released.unused:
+            logger.info("%s: weights that are not used: %s", folder, ", ".join(sorted(released.unused)))
+        return Loaded(config, weights, tokenizer or _read_tokenizer(folder, RELEASED_TOKENIZER), released)
+    if kind != MODEL_TYPE:
+        known = ", ".join(repr(each) for each in (MODEL_TYPE, *RELEASED_TYPES))
+        raise CheckpointError(f"{folder / CONFIG_FILE}: model_type must be one of {known}; found {kind!r}")
+    if vision is not None or vision_tower is not None:
+        raise CheckpointError(f"{folder} is in our own format and holds its vision tower; leave vision settings out")
+    del fields["model_type"]
+    weights = read_weights(folder)
+    config = PolicyConfig.parse(fields, str(folder / CONFIG_FILE))
+    return Loaded(config, weights, tokenizer or _read_tokenizer(folder), None)
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Make weights those of a module, whose own may be on the meta device.
-
-    Raises:
-        CheckpointError: naming the weights that are missing, unexpected, or of another shape.
-    """
-    expected = module.state_dict()
-    shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    problems = {
-        "missing": sorted(expected.keys() - weights.keys()),
-        "unexpected": sorted(weights.keys() - expected.keys()),
-        "wrong shape": shapes,
-    }
-    found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names]
-    if found:
-        raise CheckpointError(f"{source}: the weights do not fit the model of {CONFIG_FILE}: {'; '.join(found)}")
-    module.load_state_dict(dict(weights), assign=True)
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(names[:NAMES_SHOWN]) + (f", and {more} more" if more > 0 else "")
-
-
-def _local_folder(name: str | Path) -> Path:
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    text = str(name)
-    # A hub id is `owner/name`; anything else can only be meant as a folder.
-    if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise CheckpointError(f"no policy folder at {name}; give a folder with a {CONFIG_FILE}, or a hub id owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"no folder {text!r} here, and the Hugging Face Hub did not give it either: {reason}"
-        ) from error
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {CONFIG_FILE}; give the folder of a saved policy")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not readable as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
-    return values
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder: one file, or several with an index as the hub's larger models have."""
-    paths = [folder / WEIGHTS_FILE] if (folder / WEIGHTS_FILE).is_file() else []
-    paths = paths or sorted(folder.glob("model-*.safetensors"))
-    if not paths:
-        raise CheckpointError(f"{folder} holds no {WEIGHTS_FILE}; give the folder of a saved policy")
-    weights: dict[str, Tensor] = {}
-    for path in paths:
-        try:
-            weights |= load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
-    return weights
-
-
-def _read_tokenizer(folder: Path) -> Tokenizer:
+def _read_tokenizer(folder: Path, otherwise: str | None = None) -> Tokenizer:
     from transformers import PreTrainedTokenizerFast
 
     if not (folder / TOKENIZER_FILE).is_file():
-        raise CheckpointError(f"{folder} holds no {TOKENIZER_FILE}; save the policy's tokenizer in the same folder")
+        if otherwise is None:
+            raise CheckpointError(f"{folder} holds no {TOKENIZER_FILE}; save the policy's tokenizer in the same folder")
+        folder = local_folder(otherwise, f"tokenizer ({folder} holds no {TOKENIZER_FILE})", TEXT_FILES)
     # Not AutoTokenizer: it looks our model type up in its own list, and warns that it is not there.
     try:
         tokenizer: Tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)

@@ -54,7 +54,7 @@ def pick_frames(
         keep_distributions: return the whole distribution at each pick.
 
     Raises:
-        BudgetError: when a video has fewer frames than the budget.
+        BudgetError: when a video has fewer frames than the budget, or a "block" policy fewer inputs.
     """
     keys, valid = index.keys.index_select(0, asked.rows), index.valid.index_select(0, asked.rows)
     check_budget(budget, int(valid.sum(-1).min()))
@@ -63,11 +63,13 @@ def pick_frames(
     offsets = asked.rows[:, None] * num_frames  # (Q, 1)
     taken = torch.zeros(questions, group_size, num_frames, dtype=torch.bool, device=keys.device)
 
-    # The first token is the same for all branches: it is run once per question.
-    start = policy.start_of_frame.expand(questions, 1, 1, width)
-    queries, past = policy.queries(asked, start)
-    past = tuple(layer.expand(group_size) for layer in past)
-    queries = queries.expand(-1, group_size, -1, -1)  # (Q, G, 1, D)
+    # The first token is the same for all branches: it is run once per question. In block, so are all of them.
+    if policy.in_block:
+        queries = policy.block_queries(asked, budget)
+    else:
+        queries, past = policy.queries(asked, policy.start_of_frame.expand(questions, 1, 1, width))
+        past = tuple(layer.expand(group_size) for layer in past)
+    queries = queries.expand(-1, group_size, -1, -1)  # (Q, G, 1, D), in block (Q, G, K, D)
     picks, scores, distributions = [], [], []
     while True:
         logits = policy.pick_logits(queries[:, :, 0], keys, taken, valid, temperature)
@@ -80,6 +82,9 @@ def pick_frames(
         if len(picks) == budget:
             break
         taken = taken.scatter(-1, pick[..., None], True)
+        if policy.in_block:
+            queries = queries[:, :, 1:]
+            continue
         fed = values.index_select(0, (offsets + pick).flatten()).view(questions, group_size, 1, width)
         queries, past = policy.queries(asked, fed, past)
     return Picks(

@@ -16,6 +16,10 @@ Where we differ from the released code:
 3. Sampling and scoring use the same masked logits (:meth:`FramePolicy.pick_logits`). Log-probs of the loss come from
    :meth:`FramePolicy.log_probs` alone.
 4. ``<|startofframe|>`` is a parameter of its own instead of a row of the token embedding.
+5. A "block" policy masks the picks of its own subset only. The published loop also leaves the masks of a group's earlier
+   subsets in place, and lets a frame be picked twice unless it is told otherwise; neither is meant here.
+6. A "block" policy may be asked for fewer picks than it has inputs: the first ones are used, which by causality do not
+   depend on the others.
 
 Legend: B videos, Q questions, G subsets per question (group), F candidate frames, K picks, P tokens per frame,
 L tokens, C feature channels, D width, N any number of queries per question.
@@ -30,14 +34,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from refocus_video.config import PolicyConfig
-from refocus_video.policy.checkpoint import load_folder, load_weights, save_folder
+from refocus_video.config import PolicyConfig, VisionConfig
+from refocus_video.errors import BudgetError, CheckpointError
+from refocus_video.policy.checkpoint import load_folder, save_folder, save_released_folder
+from refocus_video.policy.files import load_weights
+from refocus_video.policy.heads import Head, positive, raw_for_one
 from refocus_video.policy.mamba2 import Backbone, Block, Branches, State
 from refocus_video.policy.prompt import Tokenizer, question_text, token_ids
+from refocus_video.policy.released import Released
 from refocus_video.policy.vision import Vision
 from refocus_video.types import Question
 
@@ -52,7 +59,7 @@ class VideoIndex:
     keys: Tensor
     """What queries are compared with, (B, F, D)."""
     values: Tensor
-    """What is fed back once a frame is picked, (B, F, D)."""
+    """What is fed back once a frame is picked, (B, F, D); (B, F, 0) when nothing is ("block")."""
     valid: Tensor
     """Which candidates exist, (B, F) bool: videos with fewer frames are padded on the right."""
     state: State
@@ -92,22 +99,39 @@ class FramePolicy(nn.Module):
         self.tokenizer = tokenizer
         self.vision = Vision(config)
         self.backbone = Backbone(config)
+        self.released: Released | None = None
+        """What a released checkpoint held beyond the policy, such as weights that are not used; else None."""
         width = config.d_model
-        self.key_head = nn.Linear(width, width, bias=False)
-        self.query_head = nn.Linear(width, width, bias=False)
-        self.value_head = nn.Linear(width, width)
-        self.logit_scale = nn.Parameter(torch.empty(()))
-        self.start_of_frame = nn.Parameter(torch.empty(width))
+        self.key_head = Head(width, config.score_head_norm)
+        self.query_head = Head(width, config.score_head_norm)
+        if self.in_block:
+            self.value_embedding = nn.Parameter(torch.empty(config.query_frames, width))
+        else:
+            self.value_head = Head(width, config.value_head_norm, bias=True)
+            if config.value_head_norm != "none":
+                self.value_head_scale = nn.Parameter(torch.empty(width))
+            self.start_of_frame = nn.Parameter(torch.empty(width))
+        self.logit_scale = nn.Parameter(torch.empty(width if config.logit_scale_type == "vector" else ()))
+        if config.use_rank_head:
+            self.rank_head = nn.Linear(width, 1, bias=False)
         self.reset_heads()
 
     @torch.no_grad()
     def reset_heads(self) -> None:
         """Initialise what is learned by reinforcement alone: nearly uniform picks at first."""
-        for head in (self.key_head, self.query_head, self.value_head):
+        for head in (self.key_head, self.query_head):
             nn.init.orthogonal_(head.weight, gain=0.1)
-        nn.init.zeros_(self.value_head.bias)
-        nn.init.normal_(self.start_of_frame, std=0.02)
-        nn.init.constant_(self.logit_scale, math.log(math.e - 1))  # softplus gives 1
+        if self.in_block:
+            nn.init.normal_(self.value_embedding, std=0.02)
+        else:
+            nn.init.orthogonal_(self.value_head.weight, gain=0.1)
+            nn.init.zeros_(self.value_head.bias)
+            if self.config.value_head_norm != "none":
+                nn.init.constant_(self.value_head_scale, self.config.value_head_scale)
+            nn.init.normal_(self.start_of_frame, std=0.02)
+        nn.init.constant_(self.logit_scale, raw_for_one(self.config.logit_scale_fn))
+        if self.config.use_rank_head:
+            nn.init.normal_(self.rank_head.weight, std=0.01)
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -116,6 +140,11 @@ class FramePolicy(nn.Module):
         fresh = Block(self.config).to(self.device)
         self.backbone.layers[-1].load_state_dict(fresh.state_dict())
         nn.init.ones_(self.backbone.norm_f.weight)
+
+    @property
+    def in_block(self) -> bool:
+        """Whether all picks are asked for at once, instead of feeding each one back before the next."""
+        return self.config.frame_generation_method == "block"
 
     @property
     def device(self) -> torch.device:
@@ -147,9 +176,19 @@ class FramePolicy(nn.Module):
             num_frames: real frames of each video, (B,) int64; None when all have F.
             segment: frames that are run at once; memory grows with it, the result does not depend on it.
         """
+        hidden, state = self.hidden_states(features, num_frames, segment)
+        videos, frames = features.shape[:2]
+        real = frames if num_frames is None else num_frames.to(self.device)[:, None]
+        valid = (torch.arange(frames, device=self.device) < real).expand(videos, frames)
+        return VideoIndex(self.key_head(hidden), self._values(hidden), valid, state)
+
+    def hidden_states(
+        self, features: Tensor, num_frames: Tensor | None = None, segment: int | None = None
+    ) -> tuple[Tensor, State]:
+        """Hidden states at the frames' last tokens (B, F, D), and the state after the videos; as :meth:`index`."""
         videos, frames, tokens = features.shape[:3]
         segment = segment or max(1, TOKENS_PER_SEGMENT // tokens)
-        features = features.to(self.device, self.start_of_frame.dtype)
+        features = features.to(self.device, self.logit_scale.dtype)
         if num_frames is not None:
             num_frames = num_frames.to(self.device)
         state = self._prefix_state().expand(videos)
@@ -162,10 +201,7 @@ class FramePolicy(nn.Module):
             else:
                 tail, state = self._run_frames(part, state, lengths)
             tails.append(tail)
-        hidden = torch.cat(tails, 1)  # (B, F, D)
-        real = frames if num_frames is None else num_frames[:, None]
-        valid = (torch.arange(frames, device=self.device) < real).expand(videos, frames)
-        return VideoIndex(self.key_head(hidden), self.value_head(hidden), valid, state)
+        return torch.cat(tails, 1), state
 
     def ask(self, index: VideoIndex, questions: Sequence[Question], rows: Tensor) -> Asked:
         """Put questions to indexed videos; several questions may share a video.
@@ -192,6 +228,16 @@ class FramePolicy(nn.Module):
         hidden, past = self.backbone.branch(inputs, asked.state, past)
         return self.query_head(hidden), past
 
+    def block_queries(self, asked: Asked, budget: int) -> Tensor:
+        """The queries of all picks at once, of a "block" policy: (Q, 1, K, D), shared by every subset of a question.
+
+        Raises:
+            BudgetError: when the policy has fewer than ``budget`` inputs.
+        """
+        check_queries(budget, self.config.query_frames)
+        inputs = self.value_embedding[:budget].expand(len(asked.rows), 1, -1, -1)  # (Q, 1, K, D)
+        return self.queries(asked, inputs)[0]
+
     def pick_logits(
         self, queries: Tensor, keys: Tensor, taken: Tensor, valid: Tensor, temperature: float = 1.0
     ) -> Tensor:
@@ -208,7 +254,7 @@ class FramePolicy(nn.Module):
             (Q, N, F).
         """
         wide = torch.promote_types(queries.dtype, torch.float32)
-        scale = F.softplus(self.logit_scale.to(wide)) / temperature
+        scale = positive(self.logit_scale.to(wide), self.config.logit_scale_fn) / temperature  # () or (D,)
         if self.config.attention_scaling:
             scale = scale / math.sqrt(queries.shape[-1])
         logits = (queries.to(wide) * scale) @ keys.to(wide).mT  # (Q, N, F)
@@ -223,26 +269,59 @@ class FramePolicy(nn.Module):
             picks: candidate positions in picking order, (Q, G, K) int64. A repeated pick has log-prob −∞.
             temperature: the one that the picks were sampled at.
         """
-        questions, group, budget = picks.shape
-        num_frames = index.keys.shape[1]
-        values = index.values.flatten(0, 1)  # (B·F, D)
-        earlier = asked.rows[:, None, None] * num_frames + picks[..., :-1]  # (Q, G, K-1)
-        fed = values.index_select(0, earlier.flatten()).view(questions, group, budget - 1, values.shape[-1])
-        start = self.start_of_frame.expand(questions, group, 1, -1)
-        queries, _ = self.queries(asked, torch.cat([start, fed], 2))  # (Q, G, K, D)
-
-        taken = picked_before(picks, num_frames)  # (Q, G, K, F)
-        keys, valid = index.keys.index_select(0, asked.rows), index.valid.index_select(0, asked.rows)
-        logits = self.pick_logits(queries.flatten(1, 2), keys, taken.flatten(1, 2), valid, temperature)
-        log_p = logits.log_softmax(-1).view(questions, group, budget, num_frames)  # (Q, G, K, F)
+        log_p = self.log_distributions(index, asked, picks, temperature)  # (Q, G, K, F)
         chosen = log_p.gather(-1, picks[..., None]).squeeze(-1)  # (Q, G, K)
         # A masked frame has probability 0 and contributes nothing; 0 · −∞ would be NaN.
         entropy = -(log_p.exp() * log_p.masked_fill(log_p == -torch.inf, 0)).sum(-1)
         return PickScores(chosen, entropy)
 
+    def log_distributions(self, index: VideoIndex, asked: Asked, picks: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-probs of every candidate at each of given picks, (Q, G, K, F); as in :meth:`log_probs`."""
+        questions, group, budget = picks.shape
+        num_frames = index.keys.shape[1]
+        if self.in_block:
+            queries = self.block_queries(asked, budget).expand(-1, group, -1, -1)  # (Q, G, K, D)
+        else:
+            queries, _ = self.queries(asked, self._inputs(index, asked, picks[..., :-1]))  # (Q, G, K, D)
+        taken = picked_before(picks, num_frames)  # (Q, G, K, F)
+        keys, valid = index.keys.index_select(0, asked.rows), index.valid.index_select(0, asked.rows)
+        logits = self.pick_logits(queries.flatten(1, 2), keys, taken.flatten(1, 2), valid, temperature)
+        return logits.log_softmax(-1).view(questions, group, budget, num_frames)
+
+    def rank_scores(self, index: VideoIndex, asked: Asked, picks: Tensor) -> Tensor:
+        """How good whole subsets are by the rank head, from the hidden state after the last pick, with gradient.
+
+        Args:
+            index: of the videos.
+            asked: the questions.
+            picks: candidate positions in picking order, (Q, G, K) int64.
+
+        Returns:
+            (Q, G); only the order inside a question means something.
+
+        Raises:
+            CheckpointError: when the policy has no rank head, or feeds no pick back.
+        """
+        if not self.config.use_rank_head or self.in_block:
+            found = "picks in block" if self.in_block else "has no rank head"
+            raise CheckpointError(f"rank scores need an autoregressive policy with use_rank_head; this one {found}")
+        hidden, _ = self.backbone.branch(self._inputs(index, asked, picks), asked.state)  # (Q, G, 1 + K, D)
+        scores: Tensor = self.rank_head(hidden[:, :, -1]).squeeze(-1)
+        return scores
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files."""
         save_folder(Path(folder), self.config, self.state_dict(), self.tokenizer)
+
+    def save_released(self, folder: str | Path) -> None:
+        """Write a folder in the format of the published selectors (released.py).
+
+        A policy that was loaded from such a folder gives back the same keys, unused weights and settings.
+
+        Raises:
+            CheckpointError: when that format cannot express the policy.
+        """
+        save_released_folder(Path(folder), self.config, self.state_dict(), self.tokenizer, self.released)
 
     @classmethod
     def from_pretrained(
@@ -251,6 +330,9 @@ class FramePolicy(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tokenizer: Tokenizer | None = None,
+        *,
+        vision: VisionConfig | None = None,
+        vision_tower: str | Path | None = None,
     ) -> Self:
         """Load a policy from a local folder or from the Hugging Face Hub, in our format or the released one.
 
@@ -259,16 +341,39 @@ class FramePolicy(nn.Module):
             device: where the weights go.
             dtype: of the weights.
             tokenizer: used instead of the one in the folder.
+            vision: sizes of the vision tower of a released checkpoint, where its name does not tell them.
+            vision_tower: folder or hub id of that tower, instead of the one that the checkpoint names.
 
         Raises:
             CheckpointError: when files are missing or weights do not fit.
         """
-        config, weights, tokenizer = load_folder(name, tokenizer)
+        loaded = load_folder(name, tokenizer, vision, vision_tower)
         with torch.device("meta"):  # spends nothing on random weights that are replaced at once
-            policy = cls(config, tokenizer)
-        load_weights(policy, weights, str(name))
+            policy = cls(loaded.config, loaded.tokenizer)
+        load_weights(policy, loaded.weights, str(name))
+        policy.released = loaded.released
         policy.vision.number_positions()
         return policy.to(device, dtype).eval()
+
+    @property
+    def unused_weights(self) -> tuple[str, ...]:
+        """Names of the tensors in a released checkpoint that the policy does not run."""
+        return () if self.released is None else tuple(sorted(self.released.unused))
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        """What is fed back for frames: (B, F, D) -> (B, F, D), or (B, F, 0) in block."""
+        if self.in_block:
+            return hidden[..., :0]
+        values: Tensor = self.value_head(hidden)
+        return values if self.config.value_head_norm == "none" else values * self.value_head_scale
+
+    def _inputs(self, index: VideoIndex, asked: Asked, picks: Tensor) -> Tensor:
+        """The start token, then what is fed back for given picks: (Q, G, K) -> (Q, G, 1 + K, D)."""
+        questions, group, budget = picks.shape
+        values = index.values.flatten(0, 1)  # (B·F, D)
+        rows = asked.rows[:, None, None] * index.keys.shape[1] + picks  # (Q, G, K)
+        fed = values.index_select(0, rows.flatten()).view(questions, group, budget, values.shape[-1])
+        return torch.cat([self.start_of_frame.expand(questions, group, 1, -1), fed], 2)
 
     def _tokens(self, text: str) -> list[int]:
         return token_ids(self.tokenizer, text, self.config.vocab_size)
@@ -288,6 +393,15 @@ class FramePolicy(nn.Module):
         embedded = self.vision.projector(features.flatten(1, 2))  # (B, S·P, D)
         hidden, state = self.backbone(embedded, state, lengths)
         return hidden[:, tokens - 1 :: tokens], state
+
+
+def check_queries(budget: int, query_frames: int) -> None:
+    """Raise :class:`BudgetError` when a "block" policy has not enough inputs for a budget."""
+    if budget > query_frames:
+        raise BudgetError(
+            f"asked for {budget} frames, but this policy picks in block with {query_frames} inputs; "
+            f"choose a number from 1 to {query_frames}"
+        )
 
 
 def picked_before(picks: Tensor, num_frames: int) -> Tensor:

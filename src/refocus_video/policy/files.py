@@ -1,0 +1,178 @@
+"""Files of a checkpoint folder: found here or on the hub, read and written; which tensors they hold is decided elsewhere.
+
+Weights are one file or several with an index, as safetensors or as ``pytorch_model*.bin``, which is loaded weights-only:
+nothing that a file holds is ever run. Files are written to a temporary name, flushed to the disk and renamed.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from refocus_video.errors import CheckpointError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TORCH_FILE = "pytorch_model.bin"
+TEXT_FILES = ("*.json", "*.txt", "*.model")
+NAMES_SHOWN = 4
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON object, atomically."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = ()) -> Path:
+    """A folder, or where the hub's copy of ``owner/name`` lies once it is downloaded.
+
+    Args:
+        name: a folder or a hub id.
+        wanted: what is looked for, named in errors.
+        patterns: files to download; when empty, the weights and all that is text.
+
+    Raises:
+        CheckpointError: when there is no such folder and the hub does not give one.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    text = str(name)
+    # A hub id is `owner/name`; anything else can only be meant as a folder.
+    if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise CheckpointError(f"no {wanted} at {name}; give a folder with a {CONFIG_FILE}, or a hub id owner/name")
+    found = _download(text, patterns or (*TEXT_FILES, "*.safetensors"), wanted)
+    if not patterns and not any(found.glob("*.safetensors")):
+        found = _download(text, (*TEXT_FILES, "pytorch_model*.bin"), wanted)
+    return found
+
+
+def _download(name: str, patterns: tuple[str, ...], wanted: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"no {wanted}: no folder {name!r} here, and the Hugging Face Hub did not give it either; give a local "
+            f"folder, or run `hf download {name}` where there is a network ({reason})"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: when the file is missing, no JSON, or no object.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} holds no {path.name}; give the folder of a saved policy")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not readable as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    return values
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder: of one file, or of several with an index; safetensors before ``.bin``.
+
+    Raises:
+        CheckpointError: when there are none, a file is broken, or the files and the index differ.
+    """
+    for single in (WEIGHTS_FILE, TORCH_FILE):
+        if (folder / single).is_file():
+            return _read_file(folder / single)
+        if (folder / f"{single}.index.json").is_file():
+            return _read_shards(folder, folder / f"{single}.index.json")
+    raise CheckpointError(f"{folder} holds no {WEIGHTS_FILE} and no {TORCH_FILE}; give the folder of a saved policy")
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise CheckpointError(f"{index}: expected a weight_map from names to files; download the file again")
+    files = sorted(set(places.values()))
+    missing = [file for file in files if Path(file).name != file or not (folder / file).is_file()]
+    if missing:
+        raise CheckpointError(f"{index} names files that are not here: {some(missing)}; download them as well")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        found = _read_file(folder / file)
+        named = {name for name, place in places.items() if place == file}
+        check_names(f"{folder / file} and its index differ", found.keys(), named)
+        weights |= found
+    return weights
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            tensors: dict[str, Tensor] = load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
+        return tensors
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is not readable as weights alone: {reason}") from None
+    if not isinstance(found, dict) or not all(isinstance(part, Tensor) for part in found.values()):
+        raise CheckpointError(f"{path}: expected tensors by name; give the file of a whole model's weights")
+    return found
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Make weights those of a module, whose own may be on the meta device.
+
+    Raises:
+        CheckpointError: naming the weights that are missing, unexpected, or of another shape.
+    """
+    expected = module.state_dict()
+    shapes = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    check_names(f"{source}: the weights do not fit the model of {CONFIG_FILE}", weights.keys(), expected.keys(), shapes)
+    module.load_state_dict(dict(weights), assign=True)
+
+
+def check_names(problem: str, found: Iterable[str], expected: Iterable[str], shapes: Iterable[str] = ()) -> None:
+    """Raise :class:`CheckpointError` naming what is missing, unexpected or of another shape, if anything is."""
+    found, expected = set(found), set(expected)
+    lists = {"missing": expected - found, "unexpected": found - expected, "wrong shape": set(shapes)}
+    parts = [f"{len(names)} {kind} ({some(names)})" for kind, names in lists.items() if names]
+    if parts:
+        raise CheckpointError(f"{problem}: {'; '.join(parts)}")
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more there are."""
+    ordered = sorted(names)
+    more = len(ordered) - NAMES_SHOWN
+    return ", ".join(ordered[:NAMES_SHOWN]) + (f", and {more} more" if more > 0 else "")
