@@ -157,7 +157,7 @@ class PolicyConfig(Settings):
     frame_generation_method: Literal["autoregressive", "block"] = "autoregressive"
     """Feed each pick back before the next, or ask for all picks at once with ``query_frames`` learned inputs."""
     query_frames: int = Field(default=32, ge=1)
-    """The paper's budget: what a selector is asked for by default, and the most that a block one can pick."""
+    """The budget a policy was made for (the paper's); the most that a block one can pick, and no limit for others."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
