@@ -1,8 +1,8 @@
 """Controls: choices no selector could make, because they look at the evidence. For evaluation only.
 
-- *query-blind*: one frame from each of K events of the video, whatever is asked: what a detector of "something happens" would reach.
+- *query-blind*: one frame from each of K events of the video, whatever is asked: what a detector of "something happens" reaches.
   It needs the list of all events (``metadata["events"]``, which the haystack gives).
-- *oracle*: a frame from every evidence span, the rest drawn at random: what perfect selection would reach with this answering model.
+- *oracle*: a frame from every evidence span, the rest drawn at random: what perfect selection reaches with this answering model.
 - *wrong question*: the policy's picks for another question of the same video; if they do as well, the question is not used.
 """
 
@@ -50,9 +50,23 @@ def query_blind(example: Example, candidates: Candidates, budget: int, rng: np.r
 
 
 def other_question(example: Example, siblings: Sequence[Example]) -> Example | None:
-    """Another example of the same video that needs none of this one's evidence; None when there is none."""
-    mine = set(example.evidence)
-    return next((e for e in siblings if e.id != example.id and e.evidence and not mine & set(e.evidence)), None)
+    """Another example of the same video whose evidence overlaps none of this one's; None when there is none."""
+    if not example.evidence:
+        return None
+    return next((e for e in siblings if e.evidence and not _overlap(e.evidence, example.evidence)), None)
+
+
+def _overlap(some: Sequence[Span], others: Sequence[Span]) -> bool:
+    return any(a.start_s <= b.end_s and b.start_s <= a.end_s for a in some for b in others)
+
+
+def applies(control: str, example: Example, siblings: Sequence[Example]) -> bool:
+    """Whether a control can be run on a question, whatever its video looks like; a selector always can."""
+    if control == "oracle":
+        return bool(example.evidence)
+    if control == "query-blind":
+        return bool(example.metadata.get("events"))
+    return control != "wrong-question" or other_question(example, siblings) is not None
 
 
 def wrong_question(examples: Sequence[Example], opened: OpenVideo, budget: int) -> list[Pick | None]:

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,27 @@ def _video_rows(
             if reference.image_size == plan.image_size
             else load_candidates(video, reference.image_size, plan.sampling)
         )
-        chosen = list(_picks(examples, candidates, plan))
-        rows = _answered(chosen, candidates, shown, reference)
+        # A video that is too short for one budget still counts for the smaller ones.
+        fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
+        chosen = list(_picks(examples, candidates, fitting))
+        rows = _answered(chosen, candidates, shown, reference) if chosen else []
     except RefocusError as error:
-        for budget in plan.budgets:
-            for name in plan.names:
-                for example in examples:
-                    yield _row(example, name, budget) | {"error": str(error)}
+        yield from _failed(examples, plan, plan.budgets, str(error))
         return
     seconds = (time.perf_counter() - begun) / max(1, len(rows))
     for row in rows:
         yield row | {"seconds": round(seconds, 5)}
+    too_large = [budget for budget in plan.budgets if budget > len(candidates)]
+    yield from _failed(examples, plan, too_large, f"the video gives only {len(candidates)} candidate frames")
+
+
+def _failed(examples: list[Example], plan: Evaluation, budgets: Sequence[int], reason: str) -> Iterator[dict[str, Any]]:
+    """The same rows as if it had worked, all wrong."""
+    for budget in budgets:
+        for name in plan.names:
+            for example in examples:
+                if controls.applies(name, example, examples):
+                    yield _row(example, name, budget) | {"error": reason}
 
 
 Choice = tuple[Example, str, int, Pick]
@@ -197,5 +207,5 @@ def _read_whole_rows(path: Path) -> list[dict[str, Any]]:
     if whole != text:
         with path.open("r+", encoding="utf-8") as stream:
             stream.truncate(len(whole.encode("utf-8")))
-    rows = [json.loads(line) for line in whole.splitlines()]
+    rows = [json.loads(line) for line in whole.split("\n") if line]
     return [row for row in rows if "end_of_video" not in row]

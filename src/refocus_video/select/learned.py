@@ -8,7 +8,7 @@ from typing import Self
 import torch
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import BudgetError, ConfigError
+from refocus_video.errors import ConfigError, check_budget
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.select.base import Pick, question_rng, to_selection
@@ -25,6 +25,10 @@ class Learned:
     """None picks greedily."""
     seed: int = 0
     name: str = "policy"
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature <= 0:
+            raise ConfigError(f"temperature must be above 0, found {self.temperature}; leave it out to pick greedily")
 
     def open(self, candidates: Candidates) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question."""
@@ -47,6 +51,8 @@ class OpenLearned:
         if not questions:
             return []
         policy, temperature = self.selector.policy, self.selector.temperature
+        if temperature is not None and len(questions) > 1:  # so that each has the random numbers it has alone
+            return [pick for question in questions for pick in self.pick([question], budget)]
         asked = policy.ask(self.index, questions, torch.zeros(len(questions), dtype=torch.long))
         generator = torch.Generator(policy.device)
         if temperature is not None:
@@ -142,10 +148,7 @@ class IndexedVideo:
         self, question: str | Question, frames: int = 8, *, temperature: float | None = None, seed: int = 0
     ) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""
-        if temperature is not None and temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, found {temperature}; leave it out to pick greedily")
-        if frames < 1:
-            raise BudgetError(f"asked for {frames} frames; choose a number from 1 to {len(self.candidates)}")
+        check_budget(frames, len(self.candidates))
         asked = Question(question) if isinstance(question, str) else question
         learned = Learned(self.indexed.selector.policy, temperature, seed)
         pick = OpenLearned(learned, self.indexed.video, self.indexed.index).pick([asked], frames)[0]
