@@ -152,7 +152,7 @@ class Trainer:
         )
         rewards = rollout.rewards.to(self.policy.device)
         live = live_groups(rewards, config.gate)
-        advantages = group_advantages(rewards, self.advantage_scale(rewards))
+        advantages = group_advantages(rewards, self.advantage_scale(rewards, live))
 
         old: Tensor | None = None
         for iteration in range(config.num_iterations):
@@ -233,13 +233,20 @@ class Trainer:
 
     # ---------------------------------------------------------------- scales
 
-    def advantage_scale(self, rewards: Tensor) -> Tensor | float | None:
-        """What centred rewards are divided by; None for each group's own spread."""
+    def advantage_scale(self, rewards: Tensor, live: Tensor) -> Tensor | float | None:
+        """What centred rewards are divided by; None for each group's own spread.
+
+        The running average counts live groups alone: once most questions are solved, the dead ones would pull it to zero and blow
+        up the advantages of the others.
+        """
         if self.config.scale_rewards != "running":
             return None if self.config.scale_rewards == "group" else 1.0
-        spread = float(self.accelerator.reduce(group_std(rewards).mean(), reduction="mean"))
-        self.reward_spread = spread if self.reward_spread is None else 0.95 * self.reward_spread + 0.05 * spread
-        return self.reward_spread
+        sums = torch.stack((group_std(rewards)[live].sum(), live.sum().to(rewards.dtype)))
+        total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        if count:
+            spread = total / count
+            self.reward_spread = spread if self.reward_spread is None else 0.95 * self.reward_spread + 0.05 * spread
+        return self.reward_spread if self.reward_spread is not None else 1.0
 
     def steer_entropy(self, step: int, entropy: float, num_candidates: int) -> None:
         """Move β towards the entropy target of this step, if there is one."""
