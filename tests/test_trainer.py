@@ -18,11 +18,11 @@ from refocus_video.config import ReferenceConfig, RunConfig, SamplingConfig, Sta
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.errors import CheckpointError, ConfigError, DataError
-from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.policy import FramePolicy, PickScores
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.train.features import FeatureStore
-from refocus_video.train.rollout import Batch, collect
+from refocus_video.train.rollout import Batch, Rollout, collect
 from refocus_video.train.snapshot import list_snapshots
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.train.trainer import Trainer
@@ -253,6 +253,36 @@ def test_the_sampler_and_the_loss_agree_on_the_log_probs(
     lengths = torch.tensor([len(video) for video in batch.videos])[batch.rows]
     assert (rollout.picks < lengths[:, None, None]).all()
     assert again.log_probs.std() > 0.1  # far enough from uniform to tell
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_step_scores_the_picks_it_sampled(
+    examples: list[Example],
+    features: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+) -> None:
+    changes: dict[str, Any] = {"videos_per_step": 5, "num_iterations": 2, "temperature": temperature}
+    trainer = _trainer(examples, features, tmp_path, _config(**changes))
+    sampled: list[Rollout] = []
+    scored: list[PickScores] = []
+    log_probs = trainer.policy.log_probs
+
+    def recording_collect(*args: Any, **kwargs: Any) -> Rollout:
+        sampled.append(collect(*args, **kwargs))
+        return sampled[-1]
+
+    def recording_log_probs(*args: Any, **kwargs: Any) -> PickScores:
+        scored.append(log_probs(*args, **kwargs))
+        return scored[-1]
+
+    monkeypatch.setattr("refocus_video.train.trainer.collect", recording_collect)
+    monkeypatch.setattr(trainer.policy, "log_probs", recording_log_probs)
+    trainer.step()
+    assert (len(sampled), len(scored)) == (1, 2)
+    torch.testing.assert_close(sampled[0].log_probs, scored[0].log_probs.detach(), atol=1e-5, rtol=0)
+    assert not torch.equal(scored[0].log_probs, scored[1].log_probs)  # the second pass is of the updated policy
 
 
 def test_the_reference_sees_the_right_video_question_and_subset(
