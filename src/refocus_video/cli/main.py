@@ -8,7 +8,7 @@ import click
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
-from refocus_video.errors import DataError, RefocusError
+from refocus_video.errors import CheckpointError, DataError, RefocusError
 
 app = typer.Typer(
     name="refocus",
@@ -262,6 +262,25 @@ def demo(
         notes.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 
 
+@app.command("verify-checkpoint")
+def verify_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint with inputs.safetensors and expected.safetensors.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare what a released checkpoint computes here with the numbers that lie beside it."""
+    from refocus_video.policy.verify import verify_checkpoint as verify
+
+    rows = verify(folder)
+    if as_json:
+        print_json([row._asdict() for row in rows])
+    else:
+        print_table(str(folder), ["tensor", "largest error", "limit", ""], [
+            [row.name, f"{row.error:.1e}", f"{row.limit:.0e}", "ok" if row.ok else "DIFFERS"] for row in rows
+        ])  # fmt: skip
+    if not all(row.ok for row in rows):
+        raise CheckpointError(f"{folder}: {sum(not row.ok for row in rows)} of {len(rows)} tensors differ")
+
+
 def load_config(name: str | None, overrides: list[str] | None) -> Any:
     """The run's settings."""
     from refocus_video.config import RunConfig, named_config
@@ -270,27 +289,28 @@ def load_config(name: str | None, overrides: list[str] | None) -> Any:
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Accuracy and recall with 95 % intervals, one line a selector, budget and question type."""
-    rows = [
-        [
-            row["selector"],
-            row["question_type"],
-            str(row["budget"]),
-            str(row["n"]),
-            _interval(row, "accuracy"),
-            _interval(row, "recall"),
-        ]
-        for row in results["rows"]
-        if row["question_type"] != "all"
-    ]
-    print_table("Held-out videos", ["selector", "questions", "frames", "n", "accuracy", "evidence recall"], rows)
-    _warn_failures({row["video"]: row["reason"] for row in results["failures"]})
+    """Accuracy and evidence recall, one table a question type, one column a budget."""
+    rows = results["rows"]
+    budgets = sorted({row["budget"] for row in rows})
+    for kind in dict.fromkeys(row["question_type"] for row in rows):
+        of_kind = {(row["selector"], row["budget"]): row for row in rows if row["question_type"] == kind}
+        count = max(row["n"] for row in of_kind.values())
+        print_table(
+            f"{kind} questions ({count}): accuracy / evidence recall",
+            ["frames picked by", *(f"{budget} frames" for budget in budgets)],
+            [
+                [selector, *(_cell(of_kind.get((selector, budget))) for budget in budgets)]
+                for selector in dict.fromkeys(selector for selector, _ in of_kind)
+            ],
+        )
+    for failure in results["failures"]:
+        notes.print(f"unreadable: {failure['video']}: {failure['reason']}", markup=False, soft_wrap=True)
 
 
-def _interval(row: dict[str, Any], key: str) -> str:
-    if row[key] is None:
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
         return "–"
-    return f"{row[key]:.2f} [{row[key + '_low']:.2f}, {row[key + '_high']:.2f}]"
+    return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")
 
 
 def _warn_failures(failures: dict[str, str]) -> None:
