@@ -18,10 +18,10 @@ from refocus_video.evaluate import controls
 from refocus_video.evaluate.run import Evaluation, evaluate
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
-from refocus_video.select.base import OpenVideo, Pick, to_selection
-from refocus_video.select.learned import FrameSelector, Learned
-from refocus_video.select.random import Random
-from refocus_video.select.uniform import Uniform
+from refocus_video.selectors.base import OpenVideo, Pick, to_selection
+from refocus_video.selectors.learned import FrameSelector, Learned
+from refocus_video.selectors.random import Random
+from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.types import Candidates, Example, Question, Span
 from refocus_video.video.candidates import load_candidates

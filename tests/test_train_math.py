@@ -345,7 +345,7 @@ HEALTHY: dict[str, Any] = {
     "entropy": 2.0,
     "distinct": 0.9,
     "dead": 0.2,
-    "reward": 0.4,
+    "accuracy": 0.4,
 }
 
 
@@ -374,7 +374,7 @@ def test_each_bad_sign_is_told_once(change: dict[str, Any], said: str) -> None:
         {},
         {"rows": [("one", 0.29, 0.3)]},
         {"rows": []},
-        {"entropy": 0.05, "distinct": 0.07, "reward": 0.95},  # settled because it is done
+        {"entropy": 0.05, "distinct": 0.07, "accuracy": 0.95},  # settled because it is done
     ],
 )
 def test_a_healthy_run_gives_no_warning(change: dict[str, Any]) -> None:

@@ -194,7 +194,6 @@ def test_a_run_of_other_settings_is_not_resumed(examples: list[Example], feature
         _trainer(examples, features, tmp_path, _config(max_steps=2, temperature=0.5)).resume()
 
 
-@pytest.mark.xfail(reason="a checkpoint records the training settings but not the reward")
 def test_a_run_with_another_reward_is_not_resumed(examples: list[Example], features: Path, tmp_path: Path) -> None:
     _trainer(examples, features, tmp_path, _config(max_steps=1)).run()
     config = _config(max_steps=1).model_copy(update={"reference": ReferenceConfig(reward="accuracy")})
@@ -469,7 +468,6 @@ def test_a_loss_that_is_not_a_number_ends_the_run(haystack: Path, tmp_path: Path
     assert list_snapshots(tmp_path / "run") == []
 
 
-@pytest.mark.xfail(reason="the handlers are put back only after a run that ends well")
 def test_a_run_that_fails_gives_ctrl_c_back(haystack: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     trainer = _bandit(haystack, tmp_path / "features", tmp_path / "run", pay=math.nan)

@@ -25,7 +25,7 @@ from refocus_video.errors import (
 if TYPE_CHECKING:
     from refocus_video.front import select
     from refocus_video.policy.policy import FramePolicy
-    from refocus_video.select.learned import FrameSelector
+    from refocus_video.selectors.learned import FrameSelector
     from refocus_video.types import Candidates, Example, Question, Selection, Span
 
 __version__ = "0.1.0"
@@ -34,7 +34,7 @@ _LAZY = {
     "Candidates": "types",
     "Example": "types",
     "FramePolicy": "policy.policy",
-    "FrameSelector": "select.learned",
+    "FrameSelector": "selectors.learned",
     "Question": "types",
     "Selection": "types",
     "Span": "types",

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from refocus_video.assets import HAYSTACK_TINY, locate
-from refocus_video.select.learned import FrameSelector
+from refocus_video.selectors.learned import FrameSelector
 from refocus_video.types import Question, Selection
 
 

@@ -23,9 +23,9 @@ from refocus_video.evaluate.report import build_filmstrips, write_report
 from refocus_video.evaluate.run import Evaluation, evaluate
 from refocus_video.files import write_json
 from refocus_video.policy.policy import FramePolicy
-from refocus_video.select.learned import Learned
-from refocus_video.select.random import Random
-from refocus_video.select.uniform import Uniform
+from refocus_video.selectors.learned import Learned
+from refocus_video.selectors.random import Random
+from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.features import FeatureStore
 from refocus_video.train.filtering import measure, summary
 from refocus_video.train.setup import load_reference, new_policy

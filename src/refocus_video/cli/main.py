@@ -2,9 +2,8 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
@@ -43,17 +42,20 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except RefocusError as error:
-        notes.print(f"refocus: {error}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except click.exceptions.NoArgsIsHelpError as error:
-        notes.print(error.format_message(), markup=False)
-        sys.exit(2)
-    except click.ClickException as error:
-        notes.print(f"refocus: {error.format_message()}", markup=False, soft_wrap=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        notes.print("refocus: stopped; the same command goes on from here", markup=False)
-        sys.exit(130)
+        _stop(f"refocus: {error}", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("refocus: stopped; the same command goes on from here", 130)
+    except Exception as error:
+        # A wrong option or a missing argument. Typer carries its own copy of click, so the class has no public name.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        _stop(f"refocus: {explain()}" if error.args else explain(), 2)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    notes.print(message, markup=False, soft_wrap=True)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)

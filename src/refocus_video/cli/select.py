@@ -7,7 +7,7 @@ import numpy as np
 from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.cli.console import notes, print_json, print_table
 from refocus_video.config import SamplingConfig
-from refocus_video.select.learned import FrameSelector
+from refocus_video.selectors.learned import FrameSelector
 from refocus_video.types import Question, Selection
 from refocus_video.video.reader import VideoReader
 from refocus_video.video.sheet import contact_sheet, save_image

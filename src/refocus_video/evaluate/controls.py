@@ -1,8 +1,9 @@
 """Controls: choices no selector could make, because they look at the evidence. For evaluation only.
 
-- *query-blind*: one frame from each of K events of the video, whatever is asked: what a detector of "something happens" reaches.
-  It needs the list of all events (``metadata["events"]``, which the haystack gives).
-- *oracle*: a frame from every evidence span, the rest drawn at random: what perfect selection reaches with this answering model.
+- *query-blind*: one frame from each of K events of the video, whatever is asked: what a detector of "something happens" would
+  reach. It needs the list of all events (``metadata["events"]``, which the haystack gives).
+- *oracle*: a frame from every evidence span, the rest drawn at random: what perfect selection would reach with this answering
+  model.
 - *wrong question*: the policy's picks for another question of the same video; if they do as well, the question is not used.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refocus_video.select.base import OpenVideo, Pick
+from refocus_video.selectors.base import OpenVideo, Pick
 from refocus_video.types import Candidates, Example, IntArray, Span
 
 

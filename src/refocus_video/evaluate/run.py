@@ -21,7 +21,7 @@ from refocus_video.evaluate import controls
 from refocus_video.files import write_json
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.margin import margin
-from refocus_video.select.base import Pick, Selector, question_rng, to_selection
+from refocus_video.selectors.base import Pick, Selector, question_rng, to_selection
 from refocus_video.types import Candidates, Example
 from refocus_video.video.candidates import load_candidates
 

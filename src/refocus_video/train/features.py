@@ -23,6 +23,9 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.video.candidates import load_candidates
 
+MEMORY_BYTES = 2 * 1024**3
+"""Features that are kept in memory at most; the rest is read from disk again."""
+
 
 @dataclass(frozen=True, slots=True)
 class VideoFeatures:
@@ -37,6 +40,11 @@ class VideoFeatures:
 
     def __len__(self) -> int:
         return len(self.times)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the features take."""
+        return self.policy.nbytes + self.reference.nbytes + self.times.nbytes
 
 
 class FeatureStore:
@@ -90,10 +98,12 @@ class FeatureStore:
             save_file(tensors, temporary)
 
     def __getitem__(self, video: str) -> VideoFeatures:
-        """Features of a built video; kept in memory after the first time."""
-        if video not in self._memory:
-            self._memory[video] = VideoFeatures(**load_file(self.path(video)))
-        return self._memory[video]
+        """Features of a built video; the ones used last stay in memory, up to :data:`MEMORY_BYTES`."""
+        found = self._memory.pop(video, None) or VideoFeatures(**load_file(self.path(video)))
+        self._memory[video] = found  # a dictionary keeps the order of insertion: the last used is last
+        while len(self._memory) > 1 and sum(f.num_bytes for f in self._memory.values()) > MEMORY_BYTES:
+            del self._memory[next(iter(self._memory))]
+        return found
 
 
 def _fingerprint(reference: ReferenceModel) -> str:

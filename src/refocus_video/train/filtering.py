@@ -17,7 +17,7 @@ from refocus_video.config import FilterConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.margin import margin_reward
-from refocus_video.select.base import question_rng
+from refocus_video.selectors.base import question_rng
 from refocus_video.train.features import FeatureStore
 from refocus_video.train.filter import margin_variance, probe_subsets
 from refocus_video.types import Example

@@ -34,7 +34,7 @@ class Monitor:
         entropy: float,
         distinct: float,
         dead: float,
-        reward: float,
+        accuracy: float,
     ) -> list[str]:
         """Take in one step; returns the warnings that are new.
 
@@ -43,7 +43,7 @@ class Monitor:
             entropy: mean per pick, in nats.
             distinct: :func:`distinct_share`.
             dead: share of groups without spread.
-            reward: mean reward.
+            accuracy: share of the subsets from which the reference model answers right.
         """
         self.steps += 1
         sums: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -55,12 +55,12 @@ class Monitor:
             self._blend(self.recall, kind, sum(p[0] for p in pairs) / count)
             self._blend(self.chance, kind, sum(p[1] for p in pairs) / count)
         self.entropy = entropy if self.entropy is None else self.decay * self.entropy + (1 - self.decay) * entropy
-        return self._warnings(distinct, dead, reward)
+        return self._warnings(distinct, dead, accuracy)
 
     def _blend(self, table: dict[str, float], key: str, value: float) -> None:
         table[key] = self.decay * table[key] + (1 - self.decay) * value if key in table else value
 
-    def _warnings(self, distinct: float, dead: float, reward: float) -> list[str]:
+    def _warnings(self, distinct: float, dead: float, accuracy: float) -> list[str]:
         if self.steps < 20:
             return []
         signs = {
@@ -69,12 +69,14 @@ class Monitor:
             for kind, recall in self.recall.items()
             if recall < 0.9 * self.chance[kind]
         }
-        if distinct < 0.1 and reward < 0.9:
+        if distinct < 0.1 and accuracy < 0.9:
             signs["distinct"] = (
                 f"only {distinct:.0%} of the subsets differ: exploration has collapsed; raise the entropy"
             )
-        if self.entropy is not None and self.entropy < 0.1 and reward < 0.9:
-            signs["entropy"] = f"entropy is {self.entropy:.2f} nats before the reward is high: raise the entropy target"
+        if self.entropy is not None and self.entropy < 0.1 and accuracy < 0.9:
+            signs["entropy"] = (
+                f"entropy is {self.entropy:.2f} nats before the answers are right: raise the entropy target"
+            )
         if dead > 0.8:
             signs["dead"] = f"{dead:.0%} of the groups have no reward spread: raise the filter's threshold"
         new = {key: text for key, text in signs.items() if key not in self.given}

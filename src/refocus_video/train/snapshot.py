@@ -1,7 +1,7 @@
 """Training state on disk, without pickle: safetensors for tensors, JSON for the rest.
 
-A snapshot is a folder ``checkpoint-000100`` that appears whole or not at all. It holds the policy in the format that users load, and
-what the optimiser needs to go on bit for bit.
+A snapshot is a folder ``checkpoint-000100`` that appears whole or not at all. It holds the policy in the format that users
+load, and what the optimiser needs to go on bit for bit.
 """
 
 import json

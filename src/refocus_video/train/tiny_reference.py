@@ -90,7 +90,7 @@ def learn_to_see(
     head = nn.Linear(config.width, 3 * classes)
     parameters = [p for module in (*seeing, head) for p in module.requires_grad_(True).parameters()]
     step = _optimizer(parameters, config.learning_rate, config.seeing_steps)
-    for i in range(config.seeing_steps):
+    for _ in range(config.seeing_steps):
         picked = np.concatenate((rng.choice(with_card, 160), rng.choice(without, 32)))
         tokens = reference.visual_tokens(frames[picked])  # (N, P, D)
         logits = head(tokens).unflatten(-1, (3, classes))  # (N, P, 3, classes)

@@ -51,6 +51,7 @@ def _load(folder: Path, split: str, progress: Progress) -> Corpus:
 
 def model_card(reference: HuggingFaceReference, videos: int, scores: dict[str, Any]) -> str:
     """How the model was made and what it scores, in Markdown."""
+    config = scores["config"]
     parameters = sum(p.numel() for p in reference.model.parameters())
     table = "\n".join(
         f"| {row['answer_mode']} | {row['kind']} | {row['frames']} | {row['evidence']} | {row['accuracy']:.2f} "
@@ -64,18 +65,20 @@ pipeline_tag: video-text-to-text
 ---
 # haystack-tiny reference model
 
-A LLaVA-OneVision (SigLIP tower, MLP projector, Qwen2 language model) of {parameters / 1e6:.2f} M parameters, random at first and trained
-from nothing on {videos} generated haystack videos by `refocus haystack train-reference`, in {scores["cpu_seconds"]} CPU-seconds of one thread.
-It answers three kinds of questions about coloured cards with shapes, on frames of {IMAGE_SIZE}×{IMAGE_SIZE} pixels. It knows nothing else.
+A LLaVA-OneVision (SigLIP tower, MLP projector, Qwen2 language model) of {parameters / 1e6:.2f} M parameters, random at first
+and trained from nothing on {videos} generated haystack videos by `refocus haystack train-reference`, in {scores["cpu_seconds"]}
+CPU-seconds of one thread. It answers three kinds of questions about coloured cards with shapes, on frames of
+{IMAGE_SIZE}×{IMAGE_SIZE} pixels. It knows nothing else.
 
 **Use:** the frozen reward model of `refocus demo` and of the tests. **Do not use it** on real videos.
 
-Stages: the vision tower learns to name the card on a frame ({scores["config"]["seeing_steps"]} steps) and is then frozen; the language model
-learns letters from text ({scores["config"]["letters_steps"]} steps), then questions on 1 to 8 frames ({scores["config"]["answering_steps"]} steps). The target is certainty
-where all evidence is in sight and no preference otherwise.
+Stages: the vision tower learns to name the card on a frame ({config["seeing_steps"]} steps) and is then frozen; the language
+model learns letters from text ({config["letters_steps"]} steps), then questions on 1 to 8 frames
+({config["answering_steps"]} steps). The target is certainty where all evidence is in sight and no preference otherwise.
 
-Held-out videos, {scores["rows"][0]["n"]} questions a row, four options. "Probability" is that of the right option among the four (0.25 = no preference);
-"margin reward" is the paper's reward, tanh of half the margin against the best other option (0 = no preference).
+Held-out videos, {scores["rows"][0]["n"]} questions a row, four options. "Probability" is that of the right option among the
+four (0.25 = no preference); "margin reward" is the paper's reward, tanh of half the margin against the best other option
+(0 = no preference).
 
 | answer by | question | frames | evidence shown, filler | accuracy | probability | margin reward |
 |---|---|---|---|---|---|---|

@@ -115,13 +115,15 @@ class Trainer:
         Ctrl-C ends the run after the step in progress, with a checkpoint; running again goes on from there.
         """
         stop = _StopRequest()
-        while self.next_step < self.config.max_steps and not stop:
-            numbers, warnings = self.step()
-            self.history.append(numbers)
-            on_step(numbers, warnings)
-            if self.next_step % self.config.save_steps == 0:
-                self.save()
-        stop.restore()
+        try:
+            while self.next_step < self.config.max_steps and not stop:
+                numbers, warnings = self.step()
+                self.history.append(numbers)
+                on_step(numbers, warnings)
+                if self.next_step % self.config.save_steps == 0:
+                    self.save()
+        finally:
+            stop.restore()
         self.save()
         if stop:
             raise KeyboardInterrupt
@@ -228,6 +230,8 @@ class Trainer:
                     parameter.grad if parameter.grad is not None else torch.zeros_like(parameter), reduction="mean"
                 )
         norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise ConfigError(f"the gradient became {norm.item()} at step {step + 1}; lower learning_rate")
         self.optimizer.step()
         return float(norm)
 
@@ -296,7 +300,7 @@ class Trainer:
             entropy=numbers["entropy"],
             distinct=numbers["distinct_subsets"],
             dead=numbers["frac_reward_zero_std"],
-            reward=numbers["accuracy"],
+            accuracy=numbers["accuracy"],
         )
 
     # ---------------------------------------------------------------- saving and resuming
@@ -310,9 +314,13 @@ class Trainer:
             "entropy_coef": self.entropy_coef,
             "reward_spread": self.reward_spread,
             "monitor": vars(self.monitor),
-            "config": self.config.model_dump(mode="json"),
+            "config": self._settings(),
         }
         save_snapshot(self.output, self.next_step, self.policy, self.optimizer, state)
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that a resumed run must share with the one it goes on from."""
+        return {**self.config.model_dump(mode="json"), "reference": self.scoring.model_dump(mode="json")}
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint in the output folder; False if there is none.
@@ -324,7 +332,7 @@ class Trainer:
         if not snapshots:
             return False
         state = load_snapshot(snapshots[-1], self.policy, self.optimizer)
-        found, asked = state["config"], self.config.model_dump(mode="json")
+        found, asked = state["config"], self._settings()
         different = sorted(key for key in asked if found.get(key) != asked[key])
         if different:
             raise ConfigError(

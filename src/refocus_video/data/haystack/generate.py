@@ -66,6 +66,8 @@ def generate(
         DataError: for an unknown split, a size below 1, or a folder that holds another data set.
     """
     unknown = sorted(set(sizes) - set(SPLITS))
+    if seed < 0:
+        raise DataError(f"the seed must not be negative, found {seed}")
     if unknown or any(size < 1 for size in sizes.values()):
         raise DataError(f"sizes must be positive numbers of {', '.join(SPLITS)}; found {sizes}")
     recipe = {"generator": 1, "seed": seed, "backdrop": getattr(backdrop, "__name__", type(backdrop).__name__)}

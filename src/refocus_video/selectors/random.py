@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refocus_video.errors import check_budget
-from refocus_video.select.base import Pick, question_rng
+from refocus_video.selectors.base import Pick, question_rng
 from refocus_video.types import Candidates, Question
 
 

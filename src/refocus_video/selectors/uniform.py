@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refocus_video.select.base import Pick
+from refocus_video.selectors.base import Pick
 from refocus_video.types import Candidates, Question
 from refocus_video.video.sampling import uniform_positions
 

@@ -11,7 +11,7 @@ from refocus_video.config import SamplingConfig
 from refocus_video.errors import ConfigError, check_budget
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, VideoIndex
-from refocus_video.select.base import Pick, question_rng, to_selection
+from refocus_video.selectors.base import Pick, question_rng, to_selection
 from refocus_video.types import Candidates, Question, Selection
 from refocus_video.video.candidates import load_candidates
 
@@ -47,7 +47,7 @@ class OpenLearned:
 
     @torch.no_grad()
     def pick(self, questions: Sequence[Question], budget: int) -> list[Pick]:
-        """See :class:`refocus_video.select.base.OpenVideo`."""
+        """See :class:`refocus_video.selectors.base.OpenVideo`."""
         if not questions:
             return []
         policy, temperature = self.selector.policy, self.selector.temperature
