@@ -296,12 +296,14 @@ def test_a_step_depends_on_the_seed_and_its_number_alone() -> None:
 def test_questions_are_drawn_without_repetition_and_by_type() -> None:
     examples = [_example(id=str(i), question_type="one" if i % 2 else "two") for i in range(6)]
     rng = np.random.default_rng(0)
-    assert {e.question_type for e in questions_of_video(examples, 9, ["one"], rng)} == {"one"}
+    assert {e.question_type for e in questions_of_video(examples, 9, {"one": 1.0}, rng)} == {"one"}
     for _ in range(10):
-        drawn = [e.id for e in questions_of_video(examples, 4, (), rng)]
+        drawn = [e.id for e in questions_of_video(examples, 4, {}, rng)]
         assert len(set(drawn)) == 4
-    seen = {questions_of_video(examples, 1, (), rng)[0].id for _ in range(100)}
+    seen = {questions_of_video(examples, 1, {}, rng)[0].id for _ in range(100)}
     assert len(seen) == 6
+    firsts = [questions_of_video(examples, 1, {"one": 1.0, "two": 9.0}, rng)[0].question_type for _ in range(300)]
+    assert firsts.count("two") == pytest.approx(270, abs=30)
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:

@@ -38,7 +38,7 @@ def _config(**train: Any) -> RunConfig:
         "videos_per_step": 3,
         "questions_per_video": 2,
         "num_generations": 4,
-        "stages": (Stage(until=0.5, budgets=(2,), question_types=("one-hop",)), Stage(until=1.0, budgets=(2, 3))),
+        "stages": (Stage(until=0.5, budgets=(2,), question_types={"one-hop": 1}), Stage(until=1.0, budgets=(2, 3))),
         "scale_rewards": "running",
         "entropy_target": (0.9, 0.3),
         "learning_rate": 1e-3,
@@ -343,7 +343,7 @@ def test_every_number_of_a_step_is_finite_and_in_range(examples: list[Example], 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"stages": (Stage(until=1, budgets=(2,), question_types=("three-hop",)),)}, "three-hop")],
+    [({"stages": (Stage(until=1, budgets=(2,), question_types={"three-hop": 1}),)}, "three-hop")],
 )
 def test_a_stage_without_questions_is_refused(
     examples: list[Example], features: Path, tmp_path: Path, changes: dict[str, Any], said: str

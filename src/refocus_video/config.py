@@ -189,8 +189,8 @@ class Stage(Settings):
     """Share of training at which the stage ends."""
     budgets: tuple[int, ...] = Field(min_length=1)
     """Budgets practised; one is drawn for each step."""
-    question_types: tuple[str, ...] = ()
-    """Question types practised; empty for all."""
+    question_types: dict[str, float] = {}
+    """Question types practised, each with the relative chance of one of its questions; empty for all alike."""
 
 
 class ReferenceConfig(Settings):

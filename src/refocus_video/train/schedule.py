@@ -3,7 +3,7 @@
 Nothing about randomness has to be saved: a resumed run asks for step n and gets what the uninterrupted run got.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,11 +35,13 @@ def videos_of_step(videos: Sequence[str], step: int, per_step: int, seed: int) -
 
 
 def questions_of_video(
-    examples: Sequence[Example], count: int, types: Sequence[str], rng: np.random.Generator
+    examples: Sequence[Example], count: int, types: Mapping[str, float], rng: np.random.Generator
 ) -> list[Example]:
-    """Up to ``count`` examples of a video, drawn without repetition, of the given question types (all if empty)."""
-    pool = [example for example in examples if not types or example.question_type in types]
-    return [pool[i] for i in rng.permutation(len(pool))[:count]]
+    """Up to ``count`` examples of a video, drawn without repetition by the weights of their types (all alike if empty)."""
+    pool = [example for example in examples if not types or types.get(example.question_type, 0) > 0]
+    weights = np.array([types.get(example.question_type, 1.0) if types else 1.0 for example in pool])
+    drawn = rng.choice(len(pool), min(count, len(pool)), replace=False, p=weights / weights.sum())
+    return [pool[i] for i in drawn]
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, decay_from: float) -> float:

@@ -36,8 +36,8 @@ class TinyReferenceConfig(Settings):
     """How the shipped tiny reference model is trained."""
 
     seed: int = 0
-    seeing_steps: int = 300
-    letters_steps: int = 500
+    seeing_steps: int = 800
+    letters_steps: int = 200
     answering_steps: int = 2400
     batch_size: int = 192
     learning_rate: float = 2e-3
@@ -153,7 +153,7 @@ def draw_lesson(done: float, rng: np.random.Generator) -> Lesson:
         frames = int(rng.choice((1, 2, 4), p=(0.2, 0.6, 0.2)))
     else:
         frames = int(rng.choice((1, 2, 4, 8), p=(0.1, 0.25, 0.45, 0.2)))
-    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.6) else "words"
+    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.35) else "words"
     return Lesson(frames, mode, done > 0.12, float(rng.choice((0.0, 0.4, 0.9), p=(0.2, 0.4, 0.4))))
 
 
