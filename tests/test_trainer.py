@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -537,3 +538,11 @@ def test_a_video_that_cannot_be_read_is_listed_with_its_reason(examples: list[Ex
     assert "no video file" in failures[missing]
     assert len(store[examples[0].video]) == FRAMES
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_every_logged_number_is_explained(examples: list[Example], features: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    history = _trainer(examples, features, tmp_path, _config(max_steps=1)).run()
+    for name in history[0]:
+        documented = re.sub("/.*", "/TYPE", name)
+        assert f"`{documented}`" in page, f"{name} is not explained in docs/metrics.md"
