@@ -46,7 +46,7 @@ class ReferenceModelError(RefocusError):
 def check_budget(budget: int, num_candidates: int) -> None:
     """Raise :class:`BudgetError` unless ``1 <= budget <= num_candidates``."""
     if not 1 <= budget <= num_candidates:
+        have = "1 candidate frame" if num_candidates == 1 else f"{num_candidates} candidate frames"
         raise BudgetError(
-            f"asked for {budget} frames, but the video gives {num_candidates} candidate frames; "
-            f"choose a number from 1 to {num_candidates}"
+            f"asked for {budget} frames, but the video gives {have}; choose a number from 1 to {num_candidates}"
         )

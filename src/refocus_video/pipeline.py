@@ -4,6 +4,7 @@ Every function reads a question file, writes a folder, saves the resolved config
 not be used.
 """
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,11 +13,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
-from refocus_video.data.examples import read_examples, write_examples
+from refocus_video.data.examples import fingerprint, read_examples, write_examples
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.evaluate.metrics import summarise
 from refocus_video.evaluate.report import build_filmstrips, write_report
@@ -26,7 +28,7 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.learned import Learned
 from refocus_video.selectors.random import Random
 from refocus_video.selectors.uniform import Uniform
-from refocus_video.train.features import FeatureStore
+from refocus_video.train.features import FeatureStore, weights_digest
 from refocus_video.train.filtering import measure, summary
 from refocus_video.train.setup import load_reference, new_policy
 from refocus_video.train.trainer import Trainer
@@ -41,9 +43,10 @@ def filter_questions(
 ) -> dict[str, Any]:
     """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``."""
     examples = read_examples(questions)
-    write_json(output / "config.json", config.model_dump(mode="json"))
     store = store or feature_store(config, output)
     failures = build(store, examples, progress)
+    check_measured(output, examples, config)
+    write_json(output / "config.json", config.model_dump(mode="json"))
     readable = [example for example in examples if example.video not in failures]
     with progress("reward variance", len(by_video(readable))) as advance:
         variances = measure(readable, store, store.reference, config.filter, output / "variances.jsonl", advance)
@@ -61,10 +64,11 @@ def train_policy(
     examples = read_examples(questions)
     accelerator = _accelerator(output)
     store = store or feature_store(config, output, str(accelerator.device))
-    failures = build(store, examples, progress)
+    failures = build(store, examples, progress, accelerator)
     usable = [example for example in examples if example.video not in failures]
     trainer = Trainer(store.policy, store.reference, store, usable, config.train, config.reference, output, accelerator)
     trainer.resume()
+    accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         write_json(output / "config.json", config.model_dump(mode="json"))
     with progress("training", config.train.max_steps) as advance:
@@ -77,16 +81,17 @@ def train_policy(
 
         history = trainer.run(on_step)
     accelerator.end_training()
-    if accelerator.is_main_process:
-        store.policy.save_pretrained(output / "policy")
     numbers = {
         "policy": str(output / "policy"),
+        "asked": len(examples),
         "examples": len(usable),
         "failures": failures,
         "warnings": list(trainer.monitor.given.values()),
         "last": history[-1],
     }
-    write_json(output / "train.json", numbers)
+    if accelerator.is_main_process:
+        store.policy.save_pretrained(output / "policy")
+        write_json(output / "train.json", numbers)
     return numbers
 
 
@@ -122,12 +127,21 @@ def evaluate_policy(
         sampling=config.sampling,
         seed=config.train.seed,
     )
-    settings = {"policy": policy, "questions": str(questions), **config.model_dump(mode="json")}
+    settings = {
+        "policy": policy,
+        "questions": str(questions),
+        **config.model_dump(mode="json"),
+        "fingerprints": {"policy": weights_digest(learned.state_dict()), "questions": fingerprint(examples)},
+    }
     begun = time.perf_counter()
     with progress("evaluating", len(by_video(examples))) as advance:
         rows = evaluate(examples, reference, plan, output, settings, advance)
     seconds = round(time.perf_counter() - begun, 1)
     reasons = {row["video"]: row["error"] for row in rows if row["error"]}
+    if all(row["error"] for row in rows):
+        for name in ("rows.jsonl", "evaluation.json"):  # or running again would not look at the videos again
+            (output / name).unlink()
+        raise none_usable(reasons)
     results = {
         "rows": summarise(rows),
         "settings": settings,
@@ -157,19 +171,53 @@ def feature_store(config: RunConfig, output: Path, device: str = "cpu") -> Featu
     return FeatureStore(output / "features", config, new_policy(config).to(torch.device(device)), reference)
 
 
-def build(store: FeatureStore, examples: list[Example], progress: Progress) -> dict[str, str]:
-    """Look at every video once; returns the unreadable ones with their reasons.
+def build(
+    store: FeatureStore, examples: list[Example], progress: Progress, accelerator: Accelerator | None = None
+) -> dict[str, str]:
+    """Look at every video once, each process at its share; returns the unreadable ones with their reasons.
 
     Raises:
         DataError: if none can be read.
     """
     videos = list(by_video(examples))
-    with progress("looking at videos", len(videos)) as advance:
-        failures = store.build(videos, advance)
+    rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    mine = videos[rank::processes]
+    with progress("looking at videos", len(mine)) as advance:
+        failures = store.build(mine, advance)
+    if processes > 1:
+        failures = dict(gather_object(list(failures.items())))
     if len(failures) == len(videos):
-        first = next(iter(failures.values()))
-        raise DataError(f"none of the {len(videos)} videos can be used; the first: {first}")
-    return failures
+        raise none_usable(failures)
+    return {video: failures[video] for video in videos if video in failures}
+
+
+def none_usable(failures: dict[str, str]) -> DataError:
+    """The error of a run that is left with no video at all."""
+    return DataError(f"none of the {len(failures)} videos can be used; the first: {next(iter(failures.values()))}")
+
+
+def check_measured(output: Path, examples: list[Example], config: RunConfig) -> None:
+    """Note what the variances in a folder are those of, or find it the same as before; the threshold may change.
+
+    Raises:
+        ConfigError: if the folder holds variances of other questions or settings.
+    """
+    path = output / "measured.json"
+    asked = {
+        "questions": fingerprint(examples),
+        "sampling": config.sampling.model_dump(mode="json"),
+        "reference": config.reference.model_dump(mode="json"),
+        "filter": config.filter.model_dump(mode="json", exclude={"threshold"}),
+    }
+    if not (output / "variances.jsonl").exists():
+        write_json(path, asked)
+        return
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    different = [key for key in asked if found.get(key) != asked[key]]
+    if different:
+        raise ConfigError(
+            f"{output} holds variances of other {', '.join(different)}; use another --output or the same settings"
+        )
 
 
 def _accelerator(output: Path) -> Accelerator:
@@ -177,6 +225,4 @@ def _accelerator(output: Path) -> Accelerator:
     from importlib.util import find_spec
 
     logs = "tensorboard" if find_spec("tensorboard") else None
-    accelerator = Accelerator(log_with=logs, project_dir=str(output))
-    accelerator.init_trackers("tensorboard")
-    return accelerator
+    return Accelerator(log_with=logs, project_dir=str(output))

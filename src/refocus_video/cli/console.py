@@ -1,6 +1,7 @@
 """What the terminal shows: progress and notes on stderr, results on stdout, so that a pipe gets results alone."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,9 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
+"""Whether this is the first, or only, of the processes that a launcher such as torchrun has started."""
 
 notes = Console(stderr=True, highlight=False)
-results = Console(highlight=False)
+results = Console(highlight=False, quiet=not MAIN_PROCESS)
 
 
 @contextmanager
@@ -22,9 +27,9 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=notes) as bar:
+    with Progress(*columns, console=notes, disable=not MAIN_PROCESS) as bar:
         task = bar.add_task(title, total=total, note="")
 
         def advance(*_: Any, note: str = "") -> None:
@@ -36,15 +41,17 @@ def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    results.file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One JSON document on stdout, also when several processes run the command."""
+    if MAIN_PROCESS:
+        results.file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout."""
-    table = Table(title=title, title_justify="left")
+    """A title and a table on stdout. All texts are taken as they are: a user's may hold brackets, which rich reads as markup."""
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
+    results.print(Text(title, style="bold"), soft_wrap=True)
     results.print(table)

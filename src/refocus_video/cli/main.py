@@ -18,14 +18,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 haystack = typer.Typer(
-    help="Generated videos in which which moment matters depends on the question.",
+    help="Generated videos in which the moment that matters depends on the question.",
+    short_help="Make test videos with hidden moments, and a model for them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(haystack, name="haystack")
 
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a setting, e.g. --set train.max_steps=100. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set train.max_steps=100. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 ConfigName = Annotated[
@@ -34,7 +36,9 @@ ConfigName = Annotated[
         "--config", help="YAML file, or haystack, paper-v1, paper-v2. The paper's second version if left out."
     ),
 ]
-Questions = Annotated[Path, typer.Argument(help="JSONL file of questions, one object a line.", show_default=False)]
+Questions = Annotated[
+    Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
+]
 
 
 def main() -> None:
@@ -45,12 +49,24 @@ def main() -> None:
         _stop(f"refocus: {error}", 2)
     except (KeyboardInterrupt, typer.Abort):
         _stop("refocus: stopped; the same command goes on from here", 130)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"refocus: {error.filename}: {error.strerror}", 2)
     except Exception as error:
         # A wrong option or a missing argument. Typer carries its own copy of click, so the class has no public name.
         explain = getattr(error, "format_message", None)
         if explain is None:
             raise
-        _stop(f"refocus: {explain()}" if error.args else explain(), 2)
+        _stop(_usage(explain(), getattr(error, "ctx", None)), 2)
+
+
+def _usage(message: str, context: Any) -> str:
+    """One line about a wrong command line; the whole help where nothing but a group's name was given."""
+    if message.startswith("Usage:"):
+        return message
+    hint = f"; see `{context.command_path} --help`" if context is not None else ""
+    return f"refocus: {' '.join(message.split()).rstrip('.?')}{hint}"
 
 
 def _stop(message: str, code: int) -> NoReturn:
@@ -67,12 +83,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command()
+@app.command(short_help="Pick the frames of VIDEO that matter for QUESTION.")
 def select(
-    video: Annotated[Path, typer.Argument(help="A video file.", show_default=False)],
-    question: Annotated[str, typer.Argument(help="What you want to know.", show_default=False)],
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.", show_default=False)],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.", show_default=False)],
     frames: Annotated[int, typer.Option("--frames", "-k", help="How many frames to pick.")] = 8,
-    option: Annotated[list[str] | None, typer.Option(help="An answer option; repeat for each.")] = None,
+    option: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="An answer option; repeat for each.")] = None,
     policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; greedy if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
@@ -104,9 +120,9 @@ def select(
     )
 
 
-@haystack.command("generate")
+@haystack.command("generate", short_help="Write videos with hidden cards, and questions about them.")
 def haystack_generate(
-    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)],
     train: Annotated[int, typer.Option(min=1, help="Training videos.")] = 2000,
     validation: Annotated[int, typer.Option(min=1, help="Validation videos.")] = 100,
     test: Annotated[int, typer.Option(min=1, help="Test videos.")] = 150,
@@ -138,9 +154,12 @@ def haystack_generate(
         )
 
 
-@haystack.command("train-reference")
+@haystack.command("train-reference", short_help="Train the tiny reference LMM on haystack videos.")
 def haystack_train_reference(
-    folder: Annotated[Path, typer.Argument(help="A folder made by `refocus haystack generate`.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A folder made by `refocus haystack generate`.", show_default=False),
+    ],
     output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/reference"),
     config: ConfigName = None,
     overrides: Overrides = None,
@@ -167,7 +186,7 @@ def haystack_train_reference(
         )  # fmt: skip
 
 
-@app.command("filter")
+@app.command("filter", short_help="Keep the questions for which the choice of frames matters.")
 def filter_(
     questions: Questions,
     output: Annotated[Path, typer.Option(help="Folder for kept.jsonl, variances.jsonl and filter.json.")] = Path(
@@ -193,10 +212,10 @@ def filter_(
         ]
         + [["all", str(numbers["asked"]), str(numbers["kept"])]],
     )
-    _warn_failures(numbers["failures"])
+    warn_failures(numbers["failures"])
 
 
-@app.command()
+@app.command(short_help="Train a policy by reinforcement learning.")
 def train(
     questions: Questions,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/train"),
@@ -216,10 +235,10 @@ def train(
     else:
         last = numbers["last"]
         notes.print(f"policy: {numbers['policy']}   steps: {last['step']}   reward: {last['reward']:.2f}", markup=False)
-        _warn_failures(numbers["failures"])
+        warn_failures(numbers["failures"])
 
 
-@app.command("eval")
+@app.command("eval", short_help="Compare the policy with other ways of picking.")
 def eval_(
     questions: Questions,
     policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
@@ -246,7 +265,7 @@ def eval_(
         print_results(results)
 
 
-@app.command()
+@app.command(short_help="The whole job on a laptop, to a report.")
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of videos, policy and training.")] = 0,
@@ -256,6 +275,7 @@ def demo(
     """The whole job on a laptop: make videos, train a policy from reward alone, evaluate it, write report.html."""
     from refocus_video.demo import run_demo
 
+    hide_loading_bars()
     results = run_demo(output, seed, tuple(overrides or ()), progress)
     if as_json:
         print_json(results)
@@ -264,9 +284,12 @@ def demo(
         notes.print(f"report: {output / 'report.html'}", markup=False, soft_wrap=True)
 
 
-@app.command("verify-checkpoint")
+@app.command("verify-checkpoint", short_help="Check a released checkpoint's numbers.")
 def verify_checkpoint(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint with inputs.safetensors and expected.safetensors.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A checkpoint with inputs.safetensors and expected.safetensors."),
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Compare what a released checkpoint computes here with the numbers that lie beside it."""
@@ -283,10 +306,18 @@ def verify_checkpoint(
         raise CheckpointError(f"{folder}: {sum(not row.ok for row in rows)} of {len(rows)} tensors differ")
 
 
+def hide_loading_bars() -> None:
+    """Keep the bars that transformers shows while it loads weights out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def load_config(name: str | None, overrides: list[str] | None) -> Any:
     """The run's settings."""
     from refocus_video.config import RunConfig, named_config
 
+    hide_loading_bars()
     return RunConfig.load(None if name is None else named_config(name), tuple(overrides or ()))
 
 
@@ -299,14 +330,13 @@ def print_results(results: dict[str, Any]) -> None:
         count = max(row["n"] for row in of_kind.values())
         print_table(
             f"{kind} questions ({count}): accuracy / evidence recall",
-            ["frames picked by", *(f"{budget} frames" for budget in budgets)],
+            ["frames picked by", *(f"{budget} frame{'s' * (budget > 1)}" for budget in budgets)],
             [
                 [selector, *(_cell(of_kind.get((selector, budget))) for budget in budgets)]
                 for selector in dict.fromkeys(selector for selector, _ in of_kind)
             ],
         )
-    for failure in results["failures"]:
-        notes.print(f"unreadable: {failure['video']}: {failure['reason']}", markup=False, soft_wrap=True)
+    warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -315,6 +345,7 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")
 
 
-def _warn_failures(failures: dict[str, str]) -> None:
+def warn_failures(failures: dict[str, str]) -> None:
+    """One line for each video that could not be used; most reasons name it themselves."""
     for video, reason in failures.items():
-        notes.print(f"unreadable: {video}: {reason}", markup=False, soft_wrap=True)
+        notes.print(f"unusable: {reason if video in reason else f'{video}: {reason}'}", markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from refocus_video.config import SamplingConfig
 from refocus_video.selectors.learned import FrameSelector
 from refocus_video.types import Question, Selection
 from refocus_video.video.reader import VideoReader
-from refocus_video.video.sheet import contact_sheet, save_image
+from refocus_video.video.sheet import check_target, contact_sheet, save_image
 
 THUMBNAIL = 320
 """Longer side of a picture on the contact sheet, in pixels."""
@@ -33,6 +33,9 @@ def run_select(
     """See ``refocus select --help``."""
     asked = Question(question, options)
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
+    path = sheet or Path(f"{video.stem}.frames.png")
+    check_target(path)
+    selector = FrameSelector.from_pretrained(locate(policy, "policy"), sampling=sampling)
     if policy == HAYSTACK_TINY:
         notes.print(
             "policy haystack-tiny: trained on the generated videos of `refocus demo` only; "
@@ -40,9 +43,7 @@ def run_select(
             markup=False,
             soft_wrap=True,
         )
-    selector = FrameSelector.from_pretrained(locate(policy, "policy"), sampling=sampling)
     selection = selector.select(video, asked, frames, temperature=temperature, seed=seed)
-    path = sheet or Path(f"{video.stem}.frames.png")
     draw_sheet(selection, path)
     if as_json:
         print_json({**selection.to_json(), "sheet": str(path)})
@@ -51,7 +52,7 @@ def run_select(
         f"{len(selection)} frames of {video.name} for: {question}",
         ["frame index", "time (s)", "probability", "picked"],
         [
-            [str(index), f"{time:.2f}", f"{probability:.3f}", f"{rank + 1}."]
+            [str(index), f"{time:.2f}", f"{probability:.4f}", f"{rank + 1}."]
             for index, time, probability, rank in zip(
                 selection.frame_indices, selection.times, _probabilities(selection), selection.order, strict=True
             )
@@ -67,7 +68,7 @@ def draw_sheet(selection: Selection, path: Path) -> None:
         size = (max(1, round(reader.info.height * scale)), max(1, round(reader.info.width * scale)))
         pictures = reader.read(selection.frame_indices, size)
     captions = [
-        f"#{index}  {time:.2f} s  p={probability:.2f}"
+        f"#{index}  {time:.2f} s  p={probability:.2g}"
         for index, time, probability in zip(
             selection.frame_indices, selection.times, _probabilities(selection), strict=True
         )

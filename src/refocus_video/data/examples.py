@@ -5,6 +5,7 @@ text), and optionally ``evidence`` (list of ``[start_s, end_s]``), ``question_ty
 looked up beside the JSONL file.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,6 +51,15 @@ def read_examples(path: Path) -> list[Example]:
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write examples as JSONL, with videos relative to the file where they lie below its folder, absolute elsewhere."""
     write_jsonl(path, (_dump(example, path.parent) for example in examples))
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A short name for these very questions, options and answers, wherever their files lie."""
+    digest = hashlib.sha256()
+    for example in examples:
+        question = example.question
+        digest.update(json.dumps([example.id, question.text, question.options, example.answer]).encode())
+    return digest.hexdigest()[:16]
 
 
 def _load(line: str, where: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class FeatureStore:
         self.reference = reference
         tower = {k: v for k, v in policy.state_dict().items() if k.startswith("vision.tower")}
         self._recipe = json.dumps(
-            [config.sampling.model_dump(), config.policy.model_dump(), _digest(tower), _fingerprint(reference)]
+            [config.sampling.model_dump(), config.policy.model_dump(), weights_digest(tower), _fingerprint(reference)]
         )
         self._memory: dict[str, VideoFeatures] = {}
 
@@ -109,10 +109,10 @@ class FeatureStore:
 def _fingerprint(reference: ReferenceModel) -> str:
     """A short name for how a reference model sees: two models in the same folder, one after the other, are told apart."""
     noise = np.random.default_rng(0).integers(0, 256, (1, *reference.image_size, 3), dtype=np.uint8)
-    return _digest({"noise": reference.encode(noise).half()})
+    return weights_digest({"noise": reference.encode(noise).half()})
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
+def weights_digest(weights: dict[str, Tensor]) -> str:
     """A short name for these exact weights."""
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from refocus_video.config import ReferenceConfig, Stage, TrainConfig
 from refocus_video.data.evidence import by_video, evidence_recall, random_recall
+from refocus_video.data.examples import fingerprint
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.files import write_jsonl
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
@@ -114,9 +115,9 @@ class Trainer:
 
         Ctrl-C ends the run after the step in progress, with a checkpoint; running again goes on from there.
         """
-        stop = _StopRequest()
+        stop, stopping = _StopRequest(), False
         try:
-            while self.next_step < self.config.max_steps and not stop:
+            while self.next_step < self.config.max_steps and not (stopping := self._agreed(bool(stop))):
                 numbers, warnings = self.step()
                 self.history.append(numbers)
                 on_step(numbers, warnings)
@@ -125,9 +126,16 @@ class Trainer:
         finally:
             stop.restore()
         self.save()
-        if stop:
+        if stopping:
             raise KeyboardInterrupt
         return self.history
+
+    def _agreed(self, stop: bool) -> bool:
+        """Whether any process was asked to stop: all leave the loop after the same step, or the others would wait for ever."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        asked = torch.tensor(float(stop), device=self.policy.device)
+        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def step(self) -> tuple[dict[str, Any], list[str]]:
         """One batch of rollouts and the optimiser steps on it."""
@@ -259,7 +267,7 @@ class Trainer:
             return
         share = linear(step / config.max_steps, *config.entropy_target, until=config.entropy_target_until)
         low, high = config.entropy_coef_range
-        mean = float(self.accelerator.reduce(torch.tensor(entropy), reduction="mean"))
+        mean = float(self.accelerator.reduce(torch.tensor(entropy, device=self.policy.device), reduction="mean"))
         self.entropy_coef = steer_entropy_coef(
             self.entropy_coef, mean, share * float(np.log(num_candidates)), rate=config.entropy_rate, low=low, high=high
         )
@@ -320,7 +328,12 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """Everything that a resumed run must share with the one it goes on from."""
-        return {**self.config.model_dump(mode="json"), "reference": self.scoring.model_dump(mode="json")}
+        examples = fingerprint(example for group in self.groups.values() for example in group)
+        return {
+            **self.config.model_dump(mode="json"),
+            "reference": self.scoring.model_dump(mode="json"),
+            "examples": examples,
+        }
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint in the output folder; False if there is none.

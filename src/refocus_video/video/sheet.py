@@ -199,6 +199,22 @@ def _draw_scale(
         draw.text((x, y + 6), clock(number * step, step), _FAINT, font, anchor="ma")
 
 
+def check_target(path: Path) -> str:
+    """The image format of a file to be written.
+
+    Raises:
+        RefocusError: the folder is missing, or the name has no known image ending.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise RefocusError(f"cannot tell an image format from {path.name!r}; end the name in .png or .jpg")
+    if not path.parent.is_dir():
+        raise RefocusError(f"no folder at {path.parent} to write {path.name} into")
+    if path.is_dir():
+        raise RefocusError(f"{path} is a folder; give the name of an image file")
+    return kind
+
+
 def save_image(image: Image.Image, path: str | Path) -> None:
     """Write an image whole or not at all; the format follows the file name.
 
@@ -206,11 +222,7 @@ def save_image(image: Image.Image, path: str | Path) -> None:
         RefocusError: the folder is missing, or the name has no known image ending.
     """
     path = Path(path)
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
-        raise RefocusError(f"cannot tell an image format from {path.name!r}; end the name in .png or .jpg")
-    if not path.parent.is_dir():
-        raise RefocusError(f"no folder at {path.parent} to write {path.name} into")
+    kind = check_target(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     temporary = Path(name)
     try:

@@ -75,8 +75,9 @@ def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
         # The cover of an audio file is stored as a picture stream of its own: it is no video.
         if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
             return stream
-    kinds = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
-    raise VideoError(f"{path} has no video in it, only {', '.join(kinds)}; give a file with pictures")
+    kinds = sorted({str(stream.type) for stream in container.streams})
+    found = f"only {', '.join(kinds)}" if kinds else "and nothing else"
+    raise VideoError(f"{path} has no video in it, {found}; give a file with pictures")
 
 
 def check_canvas(width: int, height: int, path: Path) -> None:
