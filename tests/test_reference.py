@@ -172,13 +172,13 @@ def test_a_subset_that_occurs_twice_is_scored_once(
     reference: HuggingFaceReference, mode: AnswerMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: list[int] = []
-    forward = reference.next_token_logits
+    forward = reference._forward
 
-    def counting(rows: Sequence[Row]) -> Tensor:
+    def counting(rows: Sequence[Row], ids: list[list[int]]) -> Tensor:
         counted.append(len(rows))
-        return forward(rows)
+        return forward(rows, ids)
 
-    monkeypatch.setattr(reference, "next_token_logits", counting)
+    monkeypatch.setattr(reference, "_forward", counting)
     subsets = torch.tensor([[3, 4], [0, 1], [3, 4], [3, 4], [0, 1]])
     (scores,) = reference.score([_request(reference.encode(_pictures()), QUESTIONS[1], subsets)])
     assert sum(counted) == 2  # one forward row a distinct subset: every answer is one token

@@ -15,6 +15,7 @@ Dimensions: N rows (subset × question) · F frames · K frames in a subset · P
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -47,7 +48,7 @@ class HuggingFaceReference:
     """A frozen video LMM behind :class:`refocus_video.reference.base.ReferenceModel`."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, answer_mode: AnswerMode = "letters", rows_per_batch: int = 512
+        self, model: Any, tokenizer: Any, *, answer_mode: AnswerMode = "letters", rows_per_batch: int = 96
     ) -> None:
         """Wrap a loaded model.
 
@@ -55,7 +56,7 @@ class HuggingFaceReference:
             model: a ``...ForConditionalGeneration`` of one of :data:`FAMILIES`.
             tokenizer: its tokenizer.
             answer_mode: how options are scored.
-            rows_per_batch: how many subsets run at once.
+            rows_per_batch: how many subsets run at once; on a CPU more is slower, because it no longer fits the caches.
         """
         kind = model.config.model_type
         if kind not in FAMILIES:
@@ -158,42 +159,56 @@ class HuggingFaceReference:
                 yield Row(frames, times, text, start)
 
     def _log_probs(self, rows: list[Row]) -> Tensor:
-        """Log-probabilities of the token after each row, (N, V) float32. Rows of like length share a batch."""
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i].frames), len(rows[i].text)))
-        batches = [order[i : i + self.rows_per_batch] for i in range(0, len(order), self.rows_per_batch)]
-        logits = torch.cat([self.next_token_logits([rows[i] for i in batch]) for batch in batches])
+        """Log-probabilities of the token after each row, (N, V) float32. Only rows of one length share a batch: no padding."""
+        ids = self.token_ids(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
+        of_one_length = [list(group) for _, group in groupby(order, key=lambda i: len(ids[i]))]
+        size = self.rows_per_batch
+        batches = [group[start : start + size] for group in of_one_length for start in range(0, len(group), size)]
+        parts = [self._forward([rows[i] for i in batch], [ids[i] for i in batch]) for batch in batches]
+        logits = torch.cat(parts).float().log_softmax(-1).cpu()
         inverse = torch.empty(len(order), dtype=torch.long)
         inverse[torch.tensor(order)] = torch.arange(len(order))
-        return logits.float().log_softmax(-1).cpu()[inverse]
+        return logits[inverse]
 
     def next_token_logits(self, rows: Sequence[Row]) -> Tensor:
         """Logits of the token after each row, (N, V), in one left-padded forward pass; differentiable."""
-        device = self.model.device
+        return self._forward(rows, self.token_ids(rows))
+
+    def token_ids(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Token ids of each row, with a placeholder for every visual token.
+
+        Raises:
+            ReferenceModelError: if a text holds the placeholder itself.
+        """
         prompts = [self._prompt(row) for row in rows]
         known = {prompt: self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in set(prompts)}
-        ids = [[*known[prompt], *row.continuation] for prompt, row in zip(prompts, rows, strict=True)]
-        trailer = self.family.trailer(self.model)
-        for row, tokens in zip(rows, ids, strict=True):
+        after = len(self.family.trailer(self.model))
+        for row, prompt in zip(rows, prompts, strict=True):
             # One placeholder too many would take a visual token from the next row, without a trace.
-            expected = row.frames.shape[0] * row.frames.shape[1] + len(trailer) * bool(len(row.frames))
-            if tokens.count(self.placeholder_id) != expected:
+            expected = row.frames.shape[0] * row.frames.shape[1] + after * bool(len(row.frames))
+            found = known[prompt].count(self.placeholder_id)
+            if found != expected:
                 raise ReferenceModelError(
-                    f"{tokens.count(self.placeholder_id)} placeholders {self.family.placeholder} for {expected} visual tokens; "
+                    f"{found} placeholders {self.family.placeholder} for {expected} visual tokens; "
                     f"the question or an option must not contain it: {row.text!r}"
                 )
+        return [[*known[prompt], *row.continuation] for prompt, row in zip(prompts, rows, strict=True)]
+
+    def _forward(self, rows: Sequence[Row], ids: list[list[int]]) -> Tensor:
+        """Logits after the last token of each row, (N, V); shorter rows are padded on the left."""
         longest = max(map(len, ids))
-        table = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros(len(rows), longest, dtype=torch.long)
-        for i, tokens in enumerate(ids):
-            table[i, longest - len(tokens) :] = torch.tensor(tokens)
-            mask[i, longest - len(tokens) :] = 1
-        table, mask = table.to(device), mask.to(device)
+        padding = torch.tensor([longest - len(tokens) for tokens in ids])
+        table = torch.tensor([[0] * (longest - len(tokens)) + tokens for tokens in ids])  # (N, L)
+        real = torch.arange(longest) >= padding[:, None]
+        table, real = table.to(self.model.device), real.to(self.model.device)
         embeddings = self.model.get_input_embeddings()(table)  # (N, L, D)
-        trailer = trailer.to(embeddings)
+        trailer = self.family.trailer(self.model).to(embeddings)
         shown = [row.frames.to(embeddings).flatten(0, 1) for row in rows if len(row.frames)]
         visual = torch.cat([part for tokens in shown for part in (tokens, trailer)] or [trailer[:0]])
-        where = ((table == self.placeholder_id) & (mask == 1))[..., None].expand_as(embeddings)
+        where = ((table == self.placeholder_id) & real)[..., None].expand_as(embeddings)
         embeddings = embeddings.masked_scatter(where, visual)
+        mask = real.long() if padding.any() else None
         out = self.model(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=1, use_cache=False)
         logits: Tensor = out.logits[:, -1]
         return logits
