@@ -90,7 +90,8 @@ class SamplingConfig(Settings):
     """How candidate frames are taken from a video (METHOD §2)."""
 
     fps: float = Field(default=4.0, gt=0)
-    max_frames: int = Field(default=512, ge=1)
+    max_frames: int | None = Field(default=512, ge=0)
+    """The most candidates, the paper's 512; null or 0 for no limit."""
 
 
 class VisionConfig(Settings):

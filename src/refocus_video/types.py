@@ -76,6 +76,29 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeline:
+    """Which F frames of a video are its candidates, without their pictures."""
+
+    video: str
+    frame_indices: IntArray
+    """Position of each candidate in the source video, (F,), strictly increasing."""
+    times: FloatArray
+    """Presentation time of each candidate in seconds, (F,), non-decreasing."""
+
+    def __post_init__(self) -> None:
+        if self.frame_indices.ndim != 1 or self.frame_indices.shape != self.times.shape:
+            raise DataError(
+                f"candidates need one frame index and one time each, "
+                f"found {self.frame_indices.shape} and {self.times.shape}"
+            )
+        if (np.diff(self.frame_indices) <= 0).any() or (np.diff(self.times) < 0).any():
+            raise DataError("candidates must be in the order in which they are shown: indices and times must increase")
+
+    def __len__(self) -> int:
+        return len(self.frame_indices)
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """The pool of F frames sampled from one video, from which frames are picked."""
 
@@ -99,6 +122,11 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The same without the pictures."""
+        return Timeline(self.video, self.frame_indices, self.times)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ class Mixer(nn.Module):
             dt = dt * real[..., None]
         inputs, log_decay, b, c, skip = self._discretise(mixed, dt)
         y, ssm = ssd_scan(inputs, log_decay, b, c, state.ssm, chunk=self.chunk)
-        return self._output(y + skip, z), LayerState(tail, ssm)
+        # A copy, because a view would keep the inputs of the whole sequence alive in the state.
+        return self._output(y + skip, z), LayerState(tail.clone(), ssm)
 
     def branch(self, x: Tensor, state: LayerState, past: LayerBranch | None) -> tuple[Tensor, LayerBranch]:
         """Continue G branches of each of Q shared states: (Q, G, L, D) -> (Q, G, L, D) and the branches' memory."""

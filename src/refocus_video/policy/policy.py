@@ -4,6 +4,7 @@
 
     features = policy.encode(frames)                    frozen tower, no gradient
     index    = policy.index(features[None])             keys, values and state of the video: once per video
+    index    = policy.extend(index, more[None])         the same with the frames that follow: memory stays constant
     asked    = policy.ask(index, [question], rows)      a few tokens per question
     picks    = pick_frames(policy, index, asked, ...)   pick.py, no gradient
     scores   = policy.log_probs(index, asked, picks)    teacher forced, with gradient
@@ -65,9 +66,18 @@ class VideoIndex:
     state: State
     """Of the backbone after the last frame, B rows."""
 
+    def __len__(self) -> int:
+        return self.keys.shape[1]
+
     def detach(self) -> "VideoIndex":
         """The same numbers without their gradient history."""
         return VideoIndex(self.keys.detach(), self.values.detach(), self.valid, self.state.detach())
+
+
+def joined(parts: Sequence[VideoIndex]) -> VideoIndex:
+    """One index of stretches of the same videos that were indexed one after the other, each from the state before it."""
+    keys, values, valid = ([getattr(part, name) for part in parts] for name in ("keys", "values", "valid"))
+    return VideoIndex(torch.cat(keys, 1), torch.cat(values, 1), torch.cat(valid, 1), parts[-1].state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,22 +186,56 @@ class FramePolicy(nn.Module):
             num_frames: real frames of each video, (B,) int64; None when all have F.
             segment: frames that are run at once; memory grows with it, the result does not depend on it.
         """
-        hidden, state = self.hidden_states(features, num_frames, segment)
+        return self.continue_index(self._prefix_state().expand(len(features)), features, num_frames, segment)
+
+    def start_index(self, videos: int = 1) -> VideoIndex:
+        """The index of videos of which no frame has been seen yet."""
+        state = self._prefix_state().expand(videos)
+        keys = self.logit_scale.new_zeros(videos, 0, self.config.d_model)
+        valid = torch.zeros(videos, 0, dtype=torch.bool, device=self.device)
+        return VideoIndex(keys, self._values(keys), valid, state)
+
+    def extend(
+        self, index: VideoIndex, features: Tensor, num_frames: Tensor | None = None, segment: int | None = None
+    ) -> VideoIndex:
+        """The index of the same videos with further frames: the same as indexing all of them at once.
+
+        Args:
+            index: of the frames so far, or :meth:`start_index`.
+            features: of the frames that follow, (B, F', P, C); otherwise as :meth:`index`.
+            num_frames: real frames among them, (B,) int64; None when all are.
+            segment: frames that are run at once.
+        """
+        return joined([index, self.continue_index(index.state, features, num_frames, segment)])
+
+    def continue_index(
+        self, state: State, features: Tensor, num_frames: Tensor | None = None, segment: int | None = None
+    ) -> VideoIndex:
+        """The index of the following frames alone, from the state before them; :func:`joined` puts such parts together."""
+        hidden, state = self.hidden_states(features, num_frames, segment, state)
         videos, frames = features.shape[:2]
         real = frames if num_frames is None else num_frames.to(self.device)[:, None]
         valid = (torch.arange(frames, device=self.device) < real).expand(videos, frames)
         return VideoIndex(self.key_head(hidden), self._values(hidden), valid, state)
 
     def hidden_states(
-        self, features: Tensor, num_frames: Tensor | None = None, segment: int | None = None
+        self,
+        features: Tensor,
+        num_frames: Tensor | None = None,
+        segment: int | None = None,
+        state: State | None = None,
     ) -> tuple[Tensor, State]:
-        """Hidden states at the frames' last tokens (B, F, D), and the state after the videos; as :meth:`index`."""
-        videos, frames, tokens = features.shape[:3]
+        """Hidden states at the frames' last tokens (B, F, D), and the state after them; as :meth:`index`.
+
+        ``state`` is the one before the first of the frames; None where nothing but the prompt's prefix comes before.
+        """
+        frames, tokens = features.shape[1:3]
         segment = segment or max(1, TOKENS_PER_SEGMENT // tokens)
         features = features.to(self.device, self.logit_scale.dtype)
         if num_frames is not None:
             num_frames = num_frames.to(self.device)
-        state = self._prefix_state().expand(videos)
+        if state is None:
+            state = self._prefix_state().expand(len(features))
         tails = []
         for start in range(0, frames, segment):
             part = features[:, start : start + segment]  # (B, S, P, C)
@@ -363,7 +407,7 @@ class FramePolicy(nn.Module):
     def _values(self, hidden: Tensor) -> Tensor:
         """What is fed back for frames: (B, F, D) -> (B, F, D), or (B, F, 0) in block."""
         if self.in_block:
-            return hidden[..., :0]
+            return hidden.new_zeros((*hidden.shape[:-1], 0))  # a slice would keep all of hidden alive
         values: Tensor = self.value_head(hidden)
         return values if self.config.value_head_norm == "none" else values * self.value_head_scale
 

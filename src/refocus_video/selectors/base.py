@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from refocus_video.errors import BudgetError
-from refocus_video.types import Candidates, FloatArray, IntArray, Question, Selection
+from refocus_video.types import Candidates, FloatArray, IntArray, Question, Selection, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Selector(Protocol):
         ...
 
 
-def to_selection(pick: Pick, candidates: Candidates, question: Question, selector: str) -> Selection:
+def to_selection(pick: Pick, candidates: Candidates | Timeline, question: Question, selector: str) -> Selection:
     """Put picks into temporal order, with frame indices and times."""
     order = np.argsort(pick.positions)
     positions = pick.positions[order]

@@ -12,7 +12,16 @@ from refocus_video.errors import ConfigError, check_budget
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.selectors.base import Pick, question_rng, to_selection
-from refocus_video.types import Candidates, Question, Selection
+from refocus_video.selectors.live import GrowingVideo, LiveVideo
+from refocus_video.selectors.stream import (
+    OnProgress,
+    extend_with,
+    group_size,
+    index_video,
+    no_progress,
+    split,
+)
+from refocus_video.types import Candidates, Question, Selection, Timeline
 from refocus_video.video.candidates import load_candidates
 
 
@@ -32,9 +41,8 @@ class Learned:
 
     def open(self, candidates: Candidates) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question."""
-        features = self.policy.encode(candidates.frames)
-        with torch.no_grad():
-            return OpenLearned(self, candidates.video, self.policy.index(features[None]))
+        groups = split(candidates.frames, group_size(self.policy))
+        return OpenLearned(self, candidates.video, extend_with(self.policy, self.policy.start_index(), groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +115,34 @@ class FrameSelector:
         side = self.policy.config.vision.image_size
         return load_candidates(str(video), (side, side), self.sampling)
 
-    def open(self, video: str | Path) -> "IndexedVideo":
-        """Decode, encode and index a video once; then ask it any number of questions."""
-        candidates = self.candidates(video)
-        return IndexedVideo(candidates, Learned(self.policy).open(candidates))
+    def open(self, video: str | Path, progress: OnProgress = no_progress) -> "IndexedVideo":
+        """Decode, encode and index a video once, as a stream; then ask it any number of questions.
+
+        Args:
+            video: path of a video file, of any length: only what is needed to pick is kept, no pictures.
+            progress: called while indexing, with frames done and frames a second.
+
+        Raises:
+            VideoError: if the file cannot be read as a video.
+        """
+        return self._indexed(*index_video(self.policy, video, self.sampling, progress=progress))
+
+    def live(self, name: str = "live") -> "LiveVideo":
+        """A video whose frames the caller hands over as they come; ``name`` is what selections call it."""
+        return LiveVideo(self.policy, name, self._indexed)
+
+    def follow(self, path: str | Path) -> "GrowingVideo":
+        """A video file that is still being written: what is there is indexed, ``refresh`` appends what came since.
+
+        Raises:
+            VideoError: if the file cannot be read as a video.
+        """
+        video = GrowingVideo(self.policy, path, self.sampling.fps, self._indexed)
+        video.refresh()
+        return video
+
+    def _indexed(self, timeline: Timeline, index: VideoIndex) -> "IndexedVideo":
+        return IndexedVideo(timeline, OpenLearned(Learned(self.policy), timeline.video, index))
 
     def select(
         self,
@@ -141,15 +173,16 @@ class FrameSelector:
 class IndexedVideo:
     """A video that has been looked at once."""
 
-    candidates: Candidates
+    timeline: Timeline
+    """Which frames are its candidates."""
     indexed: OpenLearned
 
     def select(
         self, question: str | Question, frames: int = 8, *, temperature: float | None = None, seed: int = 0
     ) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""
-        check_budget(frames, len(self.candidates))
+        check_budget(frames, len(self.timeline))
         asked = Question(question) if isinstance(question, str) else question
         learned = Learned(self.indexed.selector.policy, temperature, seed)
         pick = OpenLearned(learned, self.indexed.video, self.indexed.index).pick([asked], frames)[0]
-        return to_selection(pick, self.candidates, asked, learned.name)
+        return to_selection(pick, self.timeline, asked, learned.name)

@@ -52,6 +52,14 @@ class RgbConverter:
         return np.ascontiguousarray(np.rot90(pixels, turns))
 
 
+def scaled(pictures: ByteArray, size: tuple[int, int]) -> ByteArray:
+    """RGB pictures (N, H, W, 3) uint8 at another (height, width), by the same filter as decoded frames."""
+    if pictures.shape[1:3] == size or not len(pictures):
+        return pictures
+    convert = RgbConverter(size)
+    return np.stack([convert(av.VideoFrame.from_ndarray(picture, format="rgb24")) for picture in pictures])
+
+
 def displayed_size(frame: av.VideoFrame) -> tuple[int, int]:
     """Height and width of a frame after its rotation, in pixels."""
     if quarter_turns(frame.rotation) % 2:

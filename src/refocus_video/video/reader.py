@@ -27,8 +27,8 @@ from refocus_video.video.table import FrameTable, build_table, packets_of
 
 # Codecs in which pictures that nothing refers to can be skipped without touching the others.
 _SKIPPING_CODECS = frozenset({"h264", "hevc"})
-# No codec lets a picture be shown more than this many pictures later than it is decoded.
-_MAX_REORDERING = 16
+MAX_REORDERING = 16
+"""No codec lets a picture be shown more than this many pictures later than it is decoded."""
 _DAMAGED = "the picture data is damaged"
 
 
@@ -209,7 +209,7 @@ def _soundness(frames: Iterator[av.VideoFrame]) -> Iterator[tuple[av.VideoFrame,
         elif frame.key_frame:
             sound = True
         held.append((frame, sound))
-        if len(held) > _MAX_REORDERING:
+        if len(held) > MAX_REORDERING:
             yield held.popleft()
     yield from held
 
