@@ -1,13 +1,14 @@
 """Trains the tiny reference model on haystack videos (`refocus haystack train-reference`).
 
-Not part of the paper, which takes a public LMM: this makes one small enough to run in a demo. Three stages, because a tiny
+Not part of the paper, which takes a public LMM: this makes one small enough to run in a demo. Four stages, because a tiny
 transformer does not learn all at once from scratch (docs/experiments.md):
 
 1. *seeing*: vision tower and projector learn to name the card on a frame (fill, glyph, border) from each visual token;
    both are frozen afterwards;
 2. *letters*: the language model learns to turn a word into the letter of the option that says it, from text alone;
 3. *answering*: questions on 1, then 2, then up to 8 frames, in both answer modes. The target is what an honest observer
-   believes (:func:`refocus_video.data.haystack.world.belief`): the answer where all evidence is in sight, no preference otherwise.
+   believes (:func:`refocus_video.data.haystack.world.belief`): the answer where all evidence is in sight, no preference otherwise;
+4. *lettering*: the same, mostly by letters, which take much longer than words.
 
 Dimensions: N rows · V words of the vocabulary · F candidate frames · M frames shown.
 """
@@ -39,6 +40,7 @@ class TinyReferenceConfig(Settings):
     seeing_steps: int = 800
     letters_steps: int = 200
     answering_steps: int = 2400
+    lettering_steps: int = 1600
     batch_size: int = 192
     learning_rate: float = 2e-3
     width: int = 96
@@ -67,7 +69,7 @@ def new_reference(config: TinyReferenceConfig) -> HuggingFaceReference:
 def train_reference(
     reference: HuggingFaceReference, corpus: Corpus, config: TinyReferenceConfig, report: Report = lambda *_: None
 ) -> None:
-    """Run the three stages in place."""
+    """Run the four stages in place."""
     rng = np.random.default_rng(config.seed)
     learn_to_see(reference, corpus, config, rng, report)
     features = encode_corpus(reference, corpus)
@@ -96,8 +98,7 @@ def learn_to_see(
         logits = head(tokens).unflatten(-1, (3, classes))  # (N, P, 3, classes)
         target = labels[picked][:, None].expand(logits.shape[:-1])
         loss = nn.functional.cross_entropy(logits.flatten(0, 2), target.flatten())
-        step(loss)
-        report("seeing", loss.item())
+        report("seeing", step(loss))
     for module in seeing:
         module.requires_grad_(False)
 
@@ -125,12 +126,13 @@ def learn_to_answer(
     rng: np.random.Generator,
     report: Report = lambda *_: None,
 ) -> None:
-    """Stages 2 and 3: the language model alone, on the frozen visual tokens."""
+    """Stages 2 to 4: the language model alone, on the frozen visual tokens."""
     model = reference.model
     model.model.language_model.requires_grad_(True)
     model.model.image_newline.requires_grad_(True)
+    trained = [p for p in model.parameters() if p.requires_grad]
     total = config.letters_steps + config.answering_steps
-    step = _optimizer([p for p in model.parameters() if p.requires_grad], config.learning_rate, total)
+    step = _optimizer(trained, config.learning_rate, total)
     for i in range(total):
         if i < config.letters_steps:
             rows, targets = spelling_batch(reference, config.batch_size, rng)
@@ -139,21 +141,24 @@ def learn_to_answer(
             lesson = draw_lesson((i - config.letters_steps) / config.answering_steps, rng)
             rows, targets = answering_batch(reference, corpus, features, lesson, config.batch_size, rng)
             stage = "answering"
-        loss = nn.functional.cross_entropy(reference.next_token_logits(rows), targets)
-        step(loss)
-        report(stage, loss.item())
+        report(stage, step(nn.functional.cross_entropy(reference.next_token_logits(rows), targets)))
+    step = _optimizer(trained, config.learning_rate / 2, config.lettering_steps)
+    for _ in range(config.lettering_steps):
+        lesson = draw_lesson(1.0, rng, letters=0.75)
+        rows, targets = answering_batch(reference, corpus, features, lesson, config.batch_size, rng)
+        report("lettering", step(nn.functional.cross_entropy(reference.next_token_logits(rows), targets)))
     model.requires_grad_(False)
 
 
-def draw_lesson(done: float, rng: np.random.Generator) -> Lesson:
-    """What to practise when a share ``done`` (0..1) of the answering stage is over."""
+def draw_lesson(done: float, rng: np.random.Generator, letters: float = 0.35) -> Lesson:
+    """What to practise when a share ``done`` (0..1) of the answering stage is over; ``letters``: share of lessons by letter."""
     if done < 0.08:
         return Lesson(1, "words", False, 0.5)
     if done < 0.3:
         frames = int(rng.choice((1, 2, 4), p=(0.2, 0.6, 0.2)))
     else:
         frames = int(rng.choice((1, 2, 4, 8), p=(0.1, 0.25, 0.45, 0.2)))
-    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.35) else "words"
+    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else letters) else "words"
     return Lesson(frames, mode, done > 0.12, float(rng.choice((0.0, 0.4, 0.9), p=(0.2, 0.4, 0.4))))
 
 
@@ -229,18 +234,19 @@ def _target(
     yield from zip(letters, shares / shares.sum(), strict=True)
 
 
-def _optimizer(parameters: list[Any], learning_rate: float, steps: int) -> Callable[[Tensor], None]:
+def _optimizer(parameters: list[Any], learning_rate: float, steps: int) -> Callable[[Tensor], float]:
     """AdamW with a short warm-up, half the time at full rate, then linear to 2 %; returns a function that takes one step."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min((i + 1) / 50, max(0.02, min(1.0, 2 - 2 * i / steps)))
+        optimizer, lambda i: min((i + 1) / 50, max(0.02, min(1.0, 2 - 2 * i / max(1, steps))))
     )
 
-    def step(loss: Tensor) -> None:
+    def step(loss: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
+        return loss.item()
 
     return step
