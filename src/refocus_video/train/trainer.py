@@ -180,13 +180,16 @@ class Trainer:
                 live=live,
             )
             grad_norm = self.update(result.loss, step)
-        self.steer_entropy(step, float(result.entropy), index.valid.shape[1])
+        target = self.entropy_target(step, index.valid.shape[1])
+        if target is not None:
+            self.steer_entropy(float(result.entropy), target)
         self.next_step = step + 1
         numbers = {
             "step": step + 1,
             "budget": budget,
             "loss": float(result.loss.detach()),
             "entropy": float(result.entropy),
+            **({} if target is None else {"entropy_target": target}),
             "entropy_coef": self.entropy_coef,
             "clip_fraction": float(result.clip_fraction),
             "grad_norm": grad_norm,
@@ -260,16 +263,21 @@ class Trainer:
             self.reward_spread = spread if self.reward_spread is None else 0.95 * self.reward_spread + 0.05 * spread
         return self.reward_spread if self.reward_spread is not None else 1.0
 
-    def steer_entropy(self, step: int, entropy: float, num_candidates: int) -> None:
-        """Move β towards the entropy target of this step, if there is one."""
+    def entropy_target(self, step: int, num_candidates: int) -> float | None:
+        """Entropy per pick that this step should have, in nats; None when β is fixed."""
         config = self.config
         if config.entropy_target is None:
-            return
+            return None
         share = linear(step / config.max_steps, *config.entropy_target, until=config.entropy_target_until)
+        return share * float(np.log(num_candidates))
+
+    def steer_entropy(self, entropy: float, target: float) -> None:
+        """Move β so that the entropy comes nearer to its target."""
+        config = self.config
         low, high = config.entropy_coef_range
         mean = float(self.accelerator.reduce(torch.tensor(entropy, device=self.policy.device), reduction="mean"))
         self.entropy_coef = steer_entropy_coef(
-            self.entropy_coef, mean, share * float(np.log(num_candidates)), rate=config.entropy_rate, low=low, high=high
+            self.entropy_coef, mean, target, rate=config.entropy_rate, low=low, high=high
         )
 
     # ---------------------------------------------------------------- what is reported
