@@ -19,6 +19,7 @@ from refocus_video.errors import (
     DataError,
     ReferenceModelError,
     RefocusError,
+    StoreError,
     VideoError,
 )
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from refocus_video.front import select
     from refocus_video.policy.policy import FramePolicy
     from refocus_video.selectors.learned import FrameSelector
+    from refocus_video.selectors.store import IndexStore
     from refocus_video.types import Candidates, Example, Question, Selection, Span
 
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ _LAZY = {
     "Example": "types",
     "FramePolicy": "policy.policy",
     "FrameSelector": "selectors.learned",
+    "IndexStore": "selectors.store",
     "Question": "types",
     "Selection": "types",
     "Span": "types",
@@ -50,11 +53,13 @@ __all__ = [
     "Example",
     "FramePolicy",
     "FrameSelector",
+    "IndexStore",
     "Question",
     "ReferenceModelError",
     "RefocusError",
     "Selection",
     "Span",
+    "StoreError",
     "VideoError",
     "select",
 ]

@@ -8,6 +8,7 @@
     ├── ConfigError                  a setting that is unknown, of the wrong type, or out of range
     ├── BudgetError                  a number of frames that cannot be picked
     ├── CheckpointError              weights or a folder that do not fit the model
+    ├── StoreError                   a stored video index that cannot be read or written
     └── ReferenceModelError           a reference model that cannot score what it was given
 
 All derive from :class:`ValueError`, so a caller who only knows Python can catch them. The command line prints the
@@ -37,6 +38,10 @@ class BudgetError(RefocusError):
 
 class CheckpointError(RefocusError):
     """A checkpoint folder is incomplete, or its weights do not fit the model."""
+
+
+class StoreError(RefocusError):
+    """A stored video index is damaged or not what its name says, or one cannot be written."""
 
 
 class ReferenceModelError(RefocusError):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.cli.index import app as index
 from refocus_video.errors import CheckpointError, DataError, RefocusError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ haystack = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(haystack, name="haystack")
+app.add_typer(index, name="index")
 
 Overrides = Annotated[
     list[str] | None,
@@ -93,7 +95,13 @@ def select(
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; greedy if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
-    max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames.")] = 512,
+    max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")] = 512,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor write a stored index of the video.")
+    ] = False,
+    by_content: Annotated[
+        bool, typer.Option("--by-content", help="Know the video by its bytes instead of path, size and time of change.")
+    ] = False,
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
     ] = None,
@@ -101,7 +109,8 @@ def select(
 ) -> None:
     """Pick the frames of VIDEO that matter for QUESTION.
 
-    Prints frame index, time and probability of each pick, and writes a contact sheet.
+    Prints frame index, time and probability of each pick, and writes a contact sheet. The video is indexed once: further
+    questions are answered from the stored index (see `refocus index`).
     """
     from refocus_video.cli.select import run_select
 
@@ -115,6 +124,8 @@ def select(
         seed=seed,
         fps=fps,
         max_candidates=max_candidates,
+        no_cache=no_cache,
+        by_content=by_content,
         sheet=sheet,
         as_json=as_json,
     )

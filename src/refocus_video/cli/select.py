@@ -6,8 +6,10 @@ import numpy as np
 
 from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.cli.console import notes, print_json, print_table
+from refocus_video.cli.index import indexing_bar
 from refocus_video.config import SamplingConfig
 from refocus_video.selectors.learned import FrameSelector
+from refocus_video.selectors.store import IndexStore, default_folder
 from refocus_video.types import Question, Selection
 from refocus_video.video.reader import VideoReader
 from refocus_video.video.sheet import check_target, contact_sheet, save_image
@@ -27,6 +29,8 @@ def run_select(
     seed: int,
     fps: float,
     max_candidates: int,
+    no_cache: bool,
+    by_content: bool,
     sheet: Path | None,
     as_json: bool,
 ) -> None:
@@ -35,7 +39,8 @@ def run_select(
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
     path = sheet or Path(f"{video.stem}.frames.png")
     check_target(path)
-    selector = FrameSelector.from_pretrained(locate(policy, "policy"), sampling=sampling)
+    store = None if no_cache else IndexStore(default_folder(), by_content=by_content)
+    selector = FrameSelector.from_pretrained(locate(policy, "policy"), sampling=sampling, store=store)
     if policy == HAYSTACK_TINY:
         notes.print(
             "policy haystack-tiny: trained on the generated videos of `refocus demo` only; "
@@ -43,7 +48,9 @@ def run_select(
             markup=False,
             soft_wrap=True,
         )
-    selection = selector.select(video, asked, frames, temperature=temperature, seed=seed)
+    with indexing_bar(video.name) as on_progress:
+        opened = selector.open(video, on_progress)
+    selection = opened.select(asked, frames, temperature=temperature, seed=seed)
     draw_sheet(selection, path)
     if as_json:
         print_json({**selection.to_json(), "sheet": str(path)})

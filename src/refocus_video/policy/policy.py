@@ -422,10 +422,14 @@ class FramePolicy(nn.Module):
     def _tokens(self, text: str) -> list[int]:
         return token_ids(self.tokenizer, text, self.config.vocab_size)
 
+    def prefix_ids(self) -> list[int]:
+        """The tokens before the frames."""
+        return self._tokens(self.config.prompt_prefix)
+
     def _prefix_state(self) -> State:
         """The state after the prompt's prefix, one row."""
         state = self.backbone.initial_state(1)
-        ids = self._tokens(self.config.prompt_prefix)
+        ids = self.prefix_ids()
         if ids:
             prefix = torch.tensor([ids], device=self.device)
             _, state = self.backbone(self.backbone.embedding(prefix), state)

@@ -9,10 +9,12 @@ import torch
 
 from refocus_video.config import SamplingConfig
 from refocus_video.errors import ConfigError, check_budget
+from refocus_video.policy.index import revision
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.selectors.base import Pick, question_rng, to_selection
 from refocus_video.selectors.live import GrowingVideo, LiveVideo
+from refocus_video.selectors.store import IndexStore
 from refocus_video.selectors.stream import (
     OnProgress,
     extend_with,
@@ -90,21 +92,35 @@ class FrameSelector:
         selection.times
     """
 
-    def __init__(self, policy: FramePolicy, *, sampling: SamplingConfig = SamplingConfig()) -> None:  # noqa: B008
-        """Wrap a loaded policy."""
+    def __init__(
+        self,
+        policy: FramePolicy,
+        *,
+        sampling: SamplingConfig = SamplingConfig(),  # noqa: B008
+        store: IndexStore | None = None,
+    ) -> None:
+        """Wrap a loaded policy; with a store, videos are indexed once and for all."""
         self.policy = policy.eval()
         self.sampling = sampling
+        self.store = store
+        self._revision: tuple[list[tuple[int, int]], str] | None = None
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, device: str = "cpu", sampling: SamplingConfig | None = None
+        cls,
+        source: str | Path,
+        *,
+        device: str = "cpu",
+        sampling: SamplingConfig | None = None,
+        store: IndexStore | None = None,
     ) -> Self:
         """Load a policy from a folder or the Hugging Face Hub.
 
         Raises:
             CheckpointError: if there is none, or its weights do not fit.
         """
-        return cls(FramePolicy.from_pretrained(source, device=device), sampling=sampling or SamplingConfig())
+        policy = FramePolicy.from_pretrained(source, device=device)
+        return cls(policy, sampling=sampling or SamplingConfig(), store=store)
 
     def candidates(self, video: str | Path) -> Candidates:
         """Decode the candidate frames of a video at the size that the policy looks at.
@@ -124,8 +140,20 @@ class FrameSelector:
 
         Raises:
             VideoError: if the file cannot be read as a video.
+            StoreError: if there is a store, and the index in it is damaged or cannot be written.
         """
-        return self._indexed(*index_video(self.policy, video, self.sampling, progress=progress))
+        if self.store is None:
+            return self._indexed(*index_video(self.policy, video, self.sampling, progress=progress))
+        opened = self.store.open(self.policy, self.revision, video, self.sampling, progress)
+        return self._indexed(opened.timeline, opened.index)
+
+    @property
+    def revision(self) -> str:
+        """A short name for exactly these weights and settings; made again when the weights have changed."""
+        seen = [(weight.data_ptr(), weight._version) for weight in self.policy.state_dict(keep_vars=True).values()]
+        if self._revision is None or self._revision[0] != seen:
+            self._revision = seen, revision(self.policy)
+        return self._revision[1]
 
     def live(self, name: str = "live") -> "LiveVideo":
         """A video whose frames the caller hands over as they come; ``name`` is what selections call it."""

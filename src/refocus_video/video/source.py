@@ -22,7 +22,8 @@ def first_line(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise :class:`VideoError` unless a path is a regular file with something in it."""
     if not path.exists():
         raise VideoError(f"no video file at {path}")
     if path.is_dir():
@@ -104,7 +105,7 @@ def open_stream(path: Path, threads: int = 1, strict: bool = False) -> Iterator[
     Raises:
         VideoError: the file is missing, empty, not a video, has no pictures, or pictures too large.
     """
-    _check_file(path)
+    check_file(path)
     _check_length(path)
     try:
         container = av.open(

@@ -1,0 +1,208 @@
+"""Video indexes kept on disk, so that a video is decoded and encoded once, whoever asks and in whichever process.
+
+A file's name is made of all that the index depends on: the video, the sampling and the policy. A changed video, other
+sampling or another policy therefore has another name, and an old index is never taken for a new one. Files are written
+whole or not at all; two processes that index the same video both succeed. Reading a file marks it as used, and the files
+that were not used for longest are removed when all of them together exceed the limit.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refocus_video.config import SamplingConfig
+from refocus_video.errors import StoreError, VideoError
+from refocus_video.policy.index import StoredType, index_bytes, load_index, read_about, save_index
+from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.selectors.stream import OnProgress, index_video, no_progress
+from refocus_video.types import Timeline
+from refocus_video.video.identity import content_identity, file_identity
+
+DEFAULT_LIMIT = 10 * 1024**3
+"""Bytes that all stored indexes may take together when no limit is stated."""
+
+_ABANDONED_S = 24 * 3600
+"""Age at which an unfinished file can only be that of a process that was killed."""
+
+
+def default_folder() -> Path:
+    """``$REFOCUS_CACHE/index``, else ``~/.cache/refocus-video/index``."""
+    base = os.environ.get("REFOCUS_CACHE")
+    return (Path(base) if base else Path.home() / ".cache" / "refocus-video") / "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A video and its index."""
+
+    timeline: Timeline
+    index: VideoIndex
+    path: Path
+    """The file that holds them."""
+    reused: bool
+    """Whether they came from that file; otherwise the video was indexed and the file written."""
+    dtype: str
+    """How the numbers are stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the store."""
+
+    path: Path
+    num_bytes: int
+    used: float
+    """When it was last written or read, in seconds since 1970."""
+    about: dict[str, Any]
+    """What it was made of; empty for a file that cannot be read."""
+    problem: str = ""
+    """Why it cannot be read."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending, which tells it from all others."""
+        return self.path.stem
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStore:
+    """A folder of video indexes."""
+
+    folder: Path
+    dtype: StoredType | None = None
+    """How to store numbers; an index stored otherwise is made again. None: float32, and any stored one will do."""
+    by_content: bool = False
+    """Know a video by its bytes, whatever its name, instead of by path, size and time of change."""
+    limit_bytes: int = DEFAULT_LIMIT
+
+    def open(
+        self,
+        policy: FramePolicy,
+        revision: str,
+        video: str | Path,
+        sampling: SamplingConfig,
+        progress: OnProgress = no_progress,
+    ) -> Opened:
+        """The index of a video: read when there is one, else made and stored.
+
+        Args:
+            policy: which reads the video.
+            revision: of the policy, :func:`refocus_video.policy.index.revision`.
+            video: a video file.
+            sampling: how many frames to take.
+            progress: called while indexing.
+
+        Raises:
+            VideoError: when the video cannot be read, or changes meanwhile.
+            StoreError: when a stored index is damaged, or one cannot be written.
+        """
+        stamp = file_identity(video)
+        identity = content_identity(video) if self.by_content else stamp
+        key = {"video": identity, "sampling": sampling.model_dump(mode="json"), "policy": revision}
+        path = self.folder / f"{_digest(key)}.safetensors"
+        found = _load(path, key, policy, str(video))
+        if found is not None and self.dtype in (None, found.dtype):
+            return found
+        self._check_room(index_bytes(policy, sampling.max_frames or 0))
+        timeline, index = index_video(policy, video, sampling, progress=progress)
+        if file_identity(video) != stamp:
+            raise VideoError(f"{video} changed while it was indexed; wait until it is complete, or follow it")
+        dtype: StoredType = self.dtype or "float32"
+        extra = {"frame_indices": torch.from_numpy(timeline.frame_indices), "times": torch.from_numpy(timeline.times)}
+        about = {"key": key, "video": str(Path(video).resolve()), "frames": len(timeline)}
+        save_index(path, index, extra, about, dtype)
+        self.prune(self.limit_bytes, keep=path)
+        if dtype != "float32":  # so that the first answer is the one that all later ones repeat
+            index = load_index(path, policy).index
+        return Opened(timeline, index, path, False, dtype)
+
+    def entries(self) -> list[Entry]:
+        """All indexes, the one used last first."""
+        found = [_entry(path) for path in self.folder.glob("[!.]*.safetensors")]
+        return sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.used)
+
+    def prune(self, limit_bytes: int, keep: Path | None = None) -> list[Entry]:
+        """Remove the indexes used least recently until the rest fits a limit; returns what was removed.
+
+        Args:
+            limit_bytes: what all indexes may take together; 0 removes all.
+            keep: a file that stays, whatever its size.
+        """
+        self._clear_abandoned()
+        entries, removed = self.entries(), []
+        total = sum(entry.num_bytes for entry in entries)
+        for entry in reversed(entries):
+            if total <= limit_bytes:
+                break
+            if entry.path != keep:
+                entry.path.unlink(missing_ok=True)
+                total -= entry.num_bytes
+                removed.append(entry)
+        return removed
+
+    def remove(self, name: str) -> list[Entry]:
+        """Remove the indexes of a video, given by its path, or the one with a name; returns what was removed."""
+        video = str(Path(name).resolve())
+        removed = [entry for entry in self.entries() if entry.name == name or entry.about.get("video") == video]
+        for entry in removed:
+            entry.path.unlink(missing_ok=True)
+        return removed
+
+    def _check_room(self, needed: int) -> None:
+        """Find out before an hour of computing that nothing could be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise StoreError(f"cannot keep indexes in {self.folder} ({error.strerror}); {_ELSEWHERE}") from None
+        if free < needed:
+            raise StoreError(
+                f"an index needs up to {needed / 1e6:.0f} MB, and {self.folder} has {free / 1e6:.0f} MB left; {_ELSEWHERE}"
+            )
+
+    def _clear_abandoned(self) -> None:
+        for path in self.folder.glob(".*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
+
+
+_ELSEWHERE = "name another folder in REFOCUS_CACHE, or go without stored indexes"
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _load(path: Path, key: dict[str, Any], policy: FramePolicy, video: str) -> Opened | None:
+    try:
+        stored = load_index(path, policy)
+    except FileNotFoundError:
+        return None
+    about, extra = stored.about, stored.extra
+    if about.get("key") != key or not {"frame_indices", "times"} <= extra.keys():
+        raise StoreError(
+            f"{path} holds the index of something else than its name says; remove it (rm '{path}') and run again"
+        )
+    timeline = Timeline(video, extra["frame_indices"].numpy(), extra["times"].numpy())
+    with contextlib.suppress(OSError):  # a folder that may only be read: nothing is pruned there either
+        os.utime(path)
+    return Opened(timeline, stored.index, path, True, str(about["dtype"]))
+
+
+def _entry(path: Path) -> Entry | None:
+    try:
+        stat = path.stat()
+        return Entry(path, stat.st_size, stat.st_mtime, read_about(path))
+    except FileNotFoundError:  # removed by another process meanwhile
+        return None
+    except StoreError as error:
+        return Entry(path, stat.st_size, stat.st_mtime, {}, str(error))
