@@ -395,7 +395,7 @@ def test_indexes_are_listed_and_removed(folder: Path, clip: Path) -> None:
     assert listed["bytes"] == sum(row["bytes"] for row in listed["indexes"])
     text = CliRunner().invoke(app, ["index", "ls"]).stdout
     assert "2 indexes in" in text
-    removed, _ = run("index", "rm", listed["indexes"][0]["name"])
+    removed, _ = run("index", "rm", listed["indexes"][0]["name"][:12])
     assert [row["name"] for row in removed["removed"]] == [listed["indexes"][0]["name"]]
     removed, error = run("index", "rm", str(clip), "other.mp4")
     assert len(removed["removed"]) == 1

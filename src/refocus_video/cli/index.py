@@ -125,7 +125,7 @@ def ls(as_json: AsJson = False) -> None:
         print_json({"folder": str(store.folder), "bytes": total, "indexes": [_row(entry) for entry in entries]})
         return
     print_table(
-        f"{len(entries)} indexes in {store.folder}: {size_text(total)}",
+        f"{_count(entries)} in {store.folder}: {size_text(total)}",
         ["video", "frames", "stored as", "size", "used", "name"],
         [
             [
@@ -134,7 +134,7 @@ def ls(as_json: AsJson = False) -> None:
                 entry.about.get("dtype", "–"),
                 size_text(entry.num_bytes),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
-                entry.name,
+                entry.name[:12],
             ]
             for entry in entries
         ],
@@ -230,6 +230,10 @@ def size_text(num_bytes: int) -> str:
     return f"{num_bytes / UNITS[unit]:.3g} {unit}"
 
 
+def _count(entries: "list[Entry]") -> str:
+    return "1 index" if len(entries) == 1 else f"{len(entries)} indexes"
+
+
 def _row(entry: "Entry") -> dict[str, Any]:
     row = {"name": entry.name, "bytes": entry.num_bytes, "used": round(entry.used, 3), "index": str(entry.path)}
     if entry.problem:
@@ -242,4 +246,4 @@ def _report(removed: "list[Entry]", as_json: bool) -> None:
     if as_json:
         print_json({"removed": [_row(entry) for entry in removed], "bytes": total})
     else:
-        notes.print(f"removed {len(removed)} indexes, {size_text(total)}", markup=False)
+        notes.print(f"removed {_count(removed)}, {size_text(total)}", markup=False)

@@ -149,9 +149,9 @@ class IndexStore:
         return removed
 
     def remove(self, name: str) -> list[Entry]:
-        """Remove the indexes of a video, given by its path, or the one with a name; returns what was removed."""
+        """Remove the indexes of a video, given by its path, or the one with a name or its first 12 letters."""
         video = str(Path(name).resolve())
-        removed = [entry for entry in self.entries() if entry.name == name or entry.about.get("video") == video]
+        removed = [e for e in self.entries() if e.about.get("video") == video or name in (e.name, e.name[:12])]
         for entry in removed:
             entry.path.unlink(missing_ok=True)
         return removed
