@@ -5,6 +5,7 @@ not be used.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -221,8 +222,19 @@ def check_measured(output: Path, examples: list[Example], config: RunConfig) -> 
 
 
 def _accelerator(output: Path) -> Accelerator:
-    """Processes and devices as launched; TensorBoard logs where it is installed."""
+    """Processes and devices as launched; TensorBoard logs where it is installed.
+
+    Raises:
+        ConfigError: if the launcher started several processes that do not find each other.
+    """
     from importlib.util import find_spec
 
     logs = "tensorboard" if find_spec("tensorboard") else None
-    return Accelerator(log_with=logs, project_dir=str(output))
+    # Without a GPU, accelerate takes no notice of torchrun unless it is told that the processor is meant.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), log_with=logs, project_dir=str(output))
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise ConfigError(
+            f"{launched} processes were launched, but accelerate joins {accelerator.num_processes}; start them with torchrun"
+        )
+    return accelerator

@@ -27,6 +27,9 @@ haystack = typer.Typer(
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 
+INTERRUPTED = 130
+"""Exit code of a command that was stopped by Ctrl-C."""
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set train.max_steps=100. Repeatable."),
@@ -46,11 +49,9 @@ Questions = Annotated[
 def main() -> None:
     """Entry point of the ``refocus`` command."""
     try:
-        app(standalone_mode=False)
+        code = app(prog_name="refocus", standalone_mode=False)
     except RefocusError as error:
         _stop(f"refocus: {error}", 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _stop("refocus: stopped; the same command goes on from here", 130)
     except OSError as error:
         if error.filename is None:
             raise
@@ -61,6 +62,8 @@ def main() -> None:
         if explain is None:
             raise
         _stop(_usage(explain(), getattr(error, "ctx", None)), 2)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this value
+        _stop("refocus: stopped; the same command goes on from here", INTERRUPTED)
 
 
 def _usage(message: str, context: Any) -> str:

@@ -1,0 +1,692 @@
+"""The commands as a user meets them: what they print, what they write, and one clear line for whatever cannot be done."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from refocus_video.cli.main import main
+from refocus_video.config import RunConfig, named_config
+from refocus_video.train.setup import new_policy
+from video_clips import write_clip
+
+TINY = (
+    "--config", "haystack",
+    "--set", "sampling.fps=1",
+    "--set", "filter.threshold=0",
+    "--set", "filter.budget=4",
+    "--set", "train.max_steps=3",
+    "--set", "train.videos_per_step=2",
+    "--set", "train.num_generations=4",
+    "--set", "train.save_steps=2",
+    "--set", "train.stages=[{until: 1.0, budgets: [2]}]",
+)  # fmt: skip
+
+
+BAR = re.compile(r"(looking at videos|evaluating|writing videos|indexing) .*\d+/\d+ ")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind for its caller."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+
+def refocus(*arguments: str | Path) -> Outcome:
+    """Run a command in this process."""
+    out, err, code = StringIO(), StringIO(), 0
+    argv = ["refocus", *map(str, arguments)]
+    with patch.object(sys, "argv", argv), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def finished(*arguments: str | Path) -> Outcome:
+    """The same, for commands that must work."""
+    outcome = refocus(*arguments)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder, hidden ones too, with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def complaint(outcome: Outcome) -> str:
+    """The one line that a command which cannot go on says; progress bars are no lines of ours."""
+    assert outcome.code == 2, (outcome.out, outcome.err)
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    lines = [line for line in outcome.err.splitlines() if line.strip() and not BAR.match(line)]
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith("refocus: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("policy") / "tiny"
+    new_policy(RunConfig.load(named_config("haystack"))).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good clip of 3 seconds, and files that are none."""
+    folder = tmp_path_factory.mktemp("videos")
+    moov_first = {"movflags": "faststart"}
+    clip = write_clip(folder / "clip.mp4", list(range(0, 3000, 40)), container_options=moov_first)
+    write_clip(folder / "one.mp4", [0])
+    (folder / "cut.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size * 6 // 10])
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("This is not a video.\n" * 100, encoding="utf-8")
+    with wave.open(str(folder / "sound.mp4"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# ------------------------------------------------------------------ help
+
+
+COMMANDS = ["select", "filter", "train", "eval", "demo", "verify-checkpoint", "haystack generate",
+            "haystack train-reference", "index build", "index ls", "index rm", "index prune"]  # fmt: skip
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; from refocus_video.cli.main import main; sys.argv = ['refocus', *sys.argv[1:]]\n"
+        "try: main()\n"
+        "finally: print('loaded:', sorted({'torch', 'transformers', 'av', 'numpy'} & set(sys.modules)))"
+    )
+    for arguments in (["--help"], ["select", "--help"], ["train", "--help"]):
+        run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert run.stdout.endswith("loaded: []\n")
+        assert run.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_fits_a_terminal_and_explains_every_option(command: str) -> None:
+    outcome = finished(*command.split(), "--help")
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    assert "..." not in outcome.out.replace("[ARGS]...", "")  # a sentence that was cut short
+    for line in outcome.out.splitlines():
+        if re.match(r"  (-\w, )?--[\w-]+", line) and "--help" not in line:
+            assert re.search(r"  \S.*\w", line.strip()), f"no explanation: {line}"
+
+
+def test_the_overview_names_every_command_but_no_other() -> None:
+    listed = re.findall(r"^  ([a-z-]+)  ", finished("--help").out.split("Commands:")[1], re.MULTILINE)
+    assert sorted(listed) == sorted({command.split()[0] for command in COMMANDS})
+
+
+@pytest.mark.parametrize("arguments", [(), ("haystack",)])
+def test_a_bare_command_shows_its_help(arguments: tuple[str, ...]) -> None:
+    outcome = refocus(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("Usage: refocus")
+
+
+def test_version_is_the_package_s() -> None:
+    import refocus_video
+
+    assert finished("--version").out.strip() == refocus_video.__version__
+
+
+# ------------------------------------------------------------------ select
+
+
+def test_select_prints_a_table_and_writes_a_contact_sheet(policy: Path, videos: Path, here: Path) -> None:
+    script = Path(sys.executable).parent / "refocus"
+    command = [str(script), "select", str(videos / "clip.mp4"), "where is [/b] the [red]dot[/red]?", "--frames", "3"]
+    run = subprocess.run([*command, "--policy", policy], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "where is [/b] the [red]dot[/red]?" in run.stdout.splitlines()[0]
+    rows = re.findall(r"^│ (\d+) +│ +([\d.]+) │ +([\d.]+) │ +(\d)\. │$", run.stdout, re.MULTILINE)
+    frames = [int(row[0]) for row in rows]
+    assert len(frames) == 3
+    assert frames == sorted(set(frames))
+    assert [float(row[1]) for row in rows] == [round(frame * 0.04, 2) for frame in frames]
+    assert all(0 < float(row[2]) <= 1 for row in rows)
+    assert sorted(row[3] for row in rows) == ["1", "2", "3"]
+    assert [line for line in run.stderr.splitlines() if not BAR.match(line)] == ["contact sheet: clip.frames.png"]
+    assert list(tree(here)) == ["clip.frames.png"]
+    with Image.open(here / "clip.frames.png") as sheet:
+        assert sheet.width > 3 * 150
+
+
+def test_select_json_is_one_document_that_a_program_can_read(policy: Path, videos: Path, here: Path) -> None:
+    arguments = ("select", videos / "clip.mp4", "what?", "-k", "4", "--policy", policy, "--json")
+    first = finished(*arguments, "--sheet", here / "a.jpg")
+    found = first.json
+    assert first.out.count("\n") == 1
+    assert found["frame_indices"] == sorted(set(found["frame_indices"]))
+    assert len(found["frame_indices"]) == 4
+    assert found["times"] == [round(index * 0.04, 6) for index in found["frame_indices"]]
+    assert sorted(found["order"]) == [0, 1, 2, 3]
+    assert all(0 < p <= 1 for p in found["probabilities"])
+    assert found["sheet"] == str(here / "a.jpg")
+    assert list(tree(here)) == ["a.jpg"]
+    again = finished(*arguments, "--sheet", here / "a.jpg")
+    assert again.json == found
+
+
+def test_select_takes_options_a_temperature_and_a_frame_rate(policy: Path, videos: Path, here: Path) -> None:
+    base = ("select", videos / "clip.mp4", "what?", "--policy", policy, "--json", "--option", "a dot", "--option", "b")
+    drawn = [
+        finished(*base, "-k", "2", "--temperature", "1", "--seed", seed).json["positions"] for seed in "0123456789"
+    ]
+    assert len({tuple(positions) for positions in drawn}) > 3
+    assert finished(*base, "-k", "2", "--temperature", "1", "--seed", "4").json["positions"] == drawn[4]
+    every = finished(*base, "-k", "3", "--fps", "1").json
+    assert every["options"] == ["a dot", "b"]
+    assert every["positions"] == [0, 1, 2]  # 3 seconds at one candidate a second: all of them
+    assert finished(*base, "-k", "2", "--max-candidates", "2").json["positions"] == [0, 1]
+
+
+def test_select_explains_what_the_bundled_policy_is_for(policy: Path, videos: Path, here: Path) -> None:
+    with patch("refocus_video.cli.select.locate", lambda name, kind: str(policy)):
+        outcome = finished("select", videos / "clip.mp4", "what?", "--json")
+    assert "generated videos" in outcome.err
+    assert outcome.json["sheet"] == "clip.frames.png"
+
+
+BAD_VIDEOS = {
+    "none.mp4": "no video file at",
+    "empty.mp4": r"is empty \(0 bytes\)",
+    "cut.mp4": "is cut off",
+    "text.mp4": "cannot be opened as a video",
+    "sound.mp4": "has no video in it, only audio",
+    "one.mp4": "asked for 2 frames, but the video gives 1 candidate frame; choose a number from 1 to 1$",
+    ".": "is a folder, not a video file",
+}
+
+
+@pytest.mark.parametrize(("name", "said"), BAD_VIDEOS.items())
+def test_select_refuses_a_bad_video_in_one_line(policy: Path, videos: Path, here: Path, name: str, said: str) -> None:
+    line = complaint(refocus("select", videos / name, "what?", "--frames", "2", "--policy", policy))
+    assert re.search(said, line), line
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--frames", "0"], "asked for 0 frames, .* choose a number from 1 to 12$"),
+        (["--frames", "13"], "asked for 13 frames, .* 12 candidate frames"),
+        (["--frames", "few"], "--frames.*integer.*see `refocus select --help`"),
+        (["--temperature", "0"], "temperature must be above 0"),
+        (["--fps", "0"], "'fps': input should be greater than 0, found 0"),
+        (["--max-candidates", "-1"], "'max_frames': .*greater than or equal to 0"),
+        (["--option", "only"], "at least 2 options or none at all, found 1: 'only'"),
+        (["--option", "a", "--option", "a"], "options must differ"),
+        (["--sheet", "no/such/folder.png"], "no folder at no/such"),
+        (["--sheet", "sheet.doc"], "cannot tell an image format from 'sheet.doc'"),
+        (["--policy", "nowhere"], "no policy folder at nowhere; give a folder"),
+        (["--policy", "."], r"\. holds no config\.json"),
+        (["--bogus"], "No such option: --bogus; see `refocus select --help`$"),
+        (["one", "too many"], "unexpected extra argument.*see `refocus select --help`$"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_select_refuses_a_bad_option_in_one_line(
+    policy: Path, videos: Path, here: Path, arguments: list[str], said: str
+) -> None:
+    given = [] if "--policy" in arguments else ["--policy", str(policy)]
+    line = complaint(refocus("select", videos / "clip.mp4", "what?", *given, *arguments))
+    assert re.search(said, line), line
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize("question", ["", "  \n"])
+def test_select_wants_a_question(policy: Path, videos: Path, here: Path, question: str) -> None:
+    line = complaint(refocus("select", videos / "clip.mp4", question, "--policy", policy))
+    assert "the question text is empty" in line
+    assert "Missing argument 'QUESTION'" in complaint(refocus("select", videos / "clip.mp4")).replace(
+        "question", "QUESTION"
+    )
+    assert tree(here) == {}
+
+
+def test_a_policy_of_another_size_is_refused(policy: Path, videos: Path, here: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in policy.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"d_state": 2 * config["d_state"]}), encoding="utf-8")
+    line = complaint(refocus("select", videos / "clip.mp4", "what?", "--policy", other))
+    assert re.search(r"the weights do not fit .* wrong shape \(.* instead of ", line), line
+    assert tree(here) == {}
+
+
+def test_a_sheet_that_cannot_be_finished_leaves_nothing(policy: Path, videos: Path, here: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "sheet.png")
+
+    with patch.object(Image.Image, "save", fail):
+        line = complaint(refocus("select", videos / "clip.mp4", "what?", "--policy", policy))
+    assert line == "refocus: sheet.png: No space left on device"
+    assert tree(here) == {}
+
+
+def test_an_unknown_command_is_named(here: Path) -> None:
+    assert re.search("No such command 'selct'.*see `refocus --help`$", complaint(refocus("selct")))
+
+
+# ------------------------------------------------------------------ question files and settings
+
+
+GOOD: dict[str, Any] = {"id": "a", "video": "v.mp4", "question": "what?", "options": ["x", "y"], "answer": 0}
+
+
+@pytest.mark.parametrize("command", ["filter", "train", "eval"])
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("{", r"q\.jsonl, line 2: not valid JSON"),
+        (json.dumps(GOOD | {"id": "b", "options": ["x"]}), r"q\.jsonl, line 2, field 'options': .* at least 2"),
+        (json.dumps(GOOD | {"id": "b", "answer": 2}), r"q\.jsonl, line 2, field 'answer'"),
+        (json.dumps(GOOD), r"q\.jsonl, line 2, field 'id': 'a' was already used in line 1"),
+        (json.dumps(GOOD | {"id": "b", "hint": 1}), r"q\.jsonl, line 2, field 'hint': unknown; known fields are id,"),
+    ],
+    ids=["json", "options", "answer", "id", "unknown"],
+)
+def test_a_bad_question_file_is_named_by_line_and_field(here: Path, command: str, second: str, said: str) -> None:
+    (here / "q.jsonl").write_text(json.dumps(GOOD) + "\n" + second + "\n", encoding="utf-8")
+    before = tree(here)
+    line = complaint(refocus(command, "q.jsonl", *TINY, "--output", "out"))
+    assert re.search(said, line), line
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("command", ["filter", "train", "eval"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "train.sed=1"], r"unknown setting 'train\.sed'; known ones here: seed, max_steps, .*save_steps"),
+        (["--set", "train.seed"], "an override is written key=value, found 'train.seed'"),
+        (["--set", "train.seed=many"], r"setting 'train\.seed': .*integer.*found 'many'"),
+        (["--config", "nowhere.yaml"], r"no configuration file at nowhere\.yaml"),
+        (["--config", "own.yaml"], r"own\.yaml: unknown setting 'trian'; known ones here: sampling, policy, .*train$"),
+    ],
+    ids=["key", "form", "value", "file", "file-key"],
+)
+def test_a_bad_setting_is_named(here: Path, command: str, arguments: list[str], said: str) -> None:
+    (here / "q.jsonl").write_text(json.dumps(GOOD) + "\n", encoding="utf-8")
+    (here / "own.yaml").write_text("trian: {seed: 1}\n", encoding="utf-8")
+    before = tree(here)
+    line = complaint(refocus(command, "q.jsonl", *arguments, "--output", "out"))
+    assert re.search(said, line), line
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("budgets", ["0", "1,-2", "1,,2", "two", ""])
+def test_bad_budgets_are_named(here: Path, budgets: str) -> None:
+    (here / "q.jsonl").write_text(json.dumps(GOOD) + "\n", encoding="utf-8")
+    line = complaint(refocus("eval", "q.jsonl", *TINY, "--budgets", budgets, "--output", "out"))
+    assert "budgets" in line
+    assert list(tree(here)) == ["q.jsonl"]
+
+
+@pytest.mark.parametrize("command", ["filter", "train", "eval"])
+def test_a_run_without_one_usable_video_says_so_once_and_writes_nothing(
+    policy: Path, videos: Path, here: Path, command: str
+) -> None:
+    rows = [GOOD | {"id": name, "video": str(videos / name)} for name in ("none.mp4", "empty.mp4", "text.mp4")]
+    (here / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    chosen = ["--policy", str(policy)] if command == "eval" else []
+    line = complaint(refocus(command, "q.jsonl", *TINY, *chosen, "--output", "out"))
+    assert re.search(r"none of the 3 videos can be used; the first: no video file at .*none\.mp4", line), line
+    assert [name for name, content in tree(here).items() if content is not None] == ["q.jsonl"]
+
+
+def test_a_reference_model_that_is_not_there_is_named(here: Path) -> None:
+    (here / "q.jsonl").write_text(json.dumps(GOOD) + "\n", encoding="utf-8")
+    line = complaint(refocus("filter", "q.jsonl", *TINY, "--set", "reference.model=./nowhere", "--output", "out"))
+    assert "no reference model in ./nowhere" in line
+    assert list(tree(here)) == ["q.jsonl"]
+
+
+def test_an_output_that_is_a_file_is_named(policy: Path, here: Path) -> None:
+    (here / "taken").write_text("x", encoding="utf-8")
+    line = complaint(refocus("haystack", "generate", "taken", "--train", "1", "--validation", "1", "--test", "1"))
+    assert line.startswith("refocus: taken")
+    assert tree(here) == {"taken": b"x"}
+
+
+# ------------------------------------------------------------------ generate, filter, train, eval
+
+
+def generate(folder: Path, *arguments: str | Path) -> Outcome:
+    """Three training videos, one for validation, two for testing."""
+    sizes = ("--train", "3", "--validation", "1", "--test", "2")
+    return refocus("haystack", "generate", folder, *sizes, *arguments)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A whole run: one training video and one test video are broken."""
+
+    folder: Path
+    filtered: Outcome
+    trained: Outcome
+    evaluated: Outcome
+
+    def again(self, command: str) -> Outcome:
+        """The very same command, or one with other settings."""
+        return STEPS[command](self.folder)
+
+
+STEPS: dict[str, Callable[[Path], Outcome]] = {
+    "filter": lambda folder: refocus(
+        "filter", folder / "data" / "train.jsonl", "--output", folder / "filter", *TINY, "--json"
+    ),
+    "train": lambda folder: refocus(
+        "train", folder / "filter" / "kept.jsonl", "--output", folder / "train", *TINY, "--json"
+    ),
+    "eval": lambda folder: refocus(
+        "eval", folder / "data" / "test.jsonl", "--policy", folder / "train" / "policy",
+        "--output", folder / "eval", "--budgets", "1,17,2", *TINY, "--json",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    assert generate(folder / "data").code == 0
+    (folder / "data" / "train" / "000001.mp4").write_bytes(b"garbage")
+    (folder / "data" / "test" / "000000.mp4").unlink()
+    outcomes = [step(folder) for step in STEPS.values()]
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], [outcome.err for outcome in outcomes]
+    return Run(folder, *outcomes)
+
+
+def test_filter_counts_the_bad_video_and_goes_on(run: Run) -> None:
+    numbers = run.filtered.json
+    assert (numbers["asked"], numbers["measured"], numbers["unreadable"]) == (18, 12, 6)
+    assert numbers["asked_by_type"] == {"one-hop": 12, "two-hop": 6}
+    assert sum(numbers["histogram"]["counts"]) == 12
+    (video, reason), *others = numbers["failures"].items()
+    assert others == []
+    assert video.endswith("train/000001.mp4")
+    assert "cannot be opened as a video" in reason
+    kept = (run.folder / "filter" / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    assert 0 < len(kept) == numbers["kept"] <= 12
+    assert json.loads((run.folder / "filter" / "filter.json").read_text(encoding="utf-8")) == numbers
+
+
+def test_train_writes_a_policy_its_numbers_and_its_settings(run: Run) -> None:
+    folder, numbers = run.folder / "train", run.trained.json
+    assert numbers["policy"] == str(folder / "policy")
+    assert numbers["last"]["step"] == 3
+    assert json.loads((folder / "train.json").read_text(encoding="utf-8")) == numbers
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+    assert metrics[-1] == numbers["last"]
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (settings["train"]["max_steps"], settings["sampling"]["fps"]) == (3, 1)
+
+
+def test_eval_keeps_its_denominators(run: Run) -> None:
+    results = run.evaluated.json
+    assert json.loads((run.folder / "eval" / "results.json").read_text(encoding="utf-8")) == results
+    missing, short = results["failures"]
+    assert missing["video"].endswith("test/000000.mp4")
+    assert (missing["questions"], "no video file at" in missing["reason"]) == (6, True)
+    assert short["reason"] == "the video gives only 16 candidate frames"  # too few for the budget of 17
+    whole = {(row["selector"], row["budget"]): row["n"] for row in results["rows"] if row["question_type"] == "all"}
+    assert {selector for selector, _ in whole} >= {"uniform", "random", "policy", "wrong-question", "oracle"}
+    for budget in (1, 2, 17):
+        assert whole["policy", budget] == whole["uniform", budget] == 12
+    report = (run.folder / "eval" / "report.html").read_text(encoding="utf-8")
+    assert report.startswith(("<!doctype html>", "<!DOCTYPE html>"))
+    assert "test/000000.mp4" in report
+
+
+def test_no_command_leaves_temporary_files(run: Run) -> None:
+    assert [name for name in tree(run.folder) if Path(name).name.startswith(".") or name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("filter", ["variances.jsonl", "kept.jsonl", "filter.json", "config.json"]),
+        ("train", ["metrics.jsonl", "train.json", "policy/model.safetensors", "checkpoint-000003/trainer.json"]),
+        ("eval", ["rows.jsonl", "evaluation.json"]),
+    ],
+)
+def test_a_repeated_command_repeats_no_work(run: Run, command: str, kept: list[str]) -> None:
+    folder = run.folder / command
+    before = [(folder / name).read_bytes() for name in kept]
+    again = run.again(command)
+    assert again.code == 0, again.err
+    assert [(folder / name).read_bytes() for name in kept] == before
+    first = {"filter": run.filtered, "train": run.trained, "eval": run.evaluated}[command].json
+    timeless = ("timings",)
+    assert {k: v for k, v in again.json.items() if k not in timeless} == {
+        k: v for k, v in first.items() if k not in timeless
+    }
+
+
+def test_an_interrupted_training_goes_on_where_it_was(run: Run, tmp_path: Path) -> None:
+    whole = run.folder / "train"
+    output = tmp_path / "train"
+    arguments = ("train", run.folder / "filter" / "kept.jsonl", "--output", output, *TINY)
+    with patch("refocus_video.train.trainer.Trainer.step", _stop_in_step_3()):
+        stopped = refocus(*arguments)
+    assert stopped.code == 130
+    assert stopped.err.splitlines()[-1].startswith("refocus: stopped")
+    assert [path.name for path in sorted(output.glob("checkpoint-*"))] == ["checkpoint-000002"]
+    assert not (output / "policy").exists()
+    outcome = finished(*arguments)
+    assert "steps: 3" in outcome.err
+    one, other = (load_file(folder / "policy" / "model.safetensors") for folder in (whole, output))
+    assert {name: tensor.tolist() for name, tensor in one.items()} == {
+        name: tensor.tolist() for name, tensor in other.items()
+    }
+
+
+def _stop_in_step_3() -> Callable[..., Any]:
+    from refocus_video.train.trainer import Trainer
+
+    step = Trainer.step
+
+    def stopping(self: Trainer) -> Any:
+        if self.next_step == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    return stopping
+
+
+def test_eval_goes_on_after_a_kill(run: Run, tmp_path: Path) -> None:
+    rows, output = run.folder / "eval" / "rows.jsonl", run.folder / "eval"
+    whole = rows.read_bytes()
+    first_video = whole.index(b'{"end_of_video": true}\n') + len(b'{"end_of_video": true}\n')
+    rows.write_bytes(whole[: first_video + 100])
+    assert run.again("eval").code == 0
+    found = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
+    expected = [json.loads(line) for line in whole.decode("utf-8").splitlines()]
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in found] == [
+        {k: v for k, v in row.items() if k != "seconds"} for row in expected
+    ]
+    assert (output / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "said"),
+    [
+        ("filter", "filter.seed=5", "variances of other filter"),
+        ("filter", "sampling.fps=2", "variances of other sampling"),
+        ("train", "train.learning_rate=0.1", r"a run with other settings \(learning_rate\)"),
+        ("eval", "train.seed=9", "results of other settings"),
+    ],
+)
+def test_results_of_other_settings_are_never_mixed(run: Run, command: str, change: str, said: str) -> None:
+    questions = {"filter": "data/train.jsonl", "train": "filter/kept.jsonl", "eval": "data/test.jsonl"}[command]
+    policy = ["--policy", str(run.folder / "train" / "policy"), "--budgets", "1,17,2"] if command == "eval" else []
+    before = tree(run.folder / command)
+    output = ("--output", run.folder / command)
+    line = complaint(refocus(command, run.folder / questions, *policy, *output, *TINY, "--set", change))
+    assert re.search(said, line), line
+    after = tree(run.folder / command)
+    assert {name: after[name] for name in before} == before
+    assert {name.split("/")[0] for name in after.keys() - before.keys()} <= {"features"}
+
+
+def test_results_of_other_questions_are_never_mixed(run: Run, tmp_path: Path) -> None:
+    lines = (run.folder / "data" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    fewer = run.folder / "data" / "fewer.jsonl"
+    fewer.write_text("\n".join(lines[:6]) + "\n", encoding="utf-8")
+    for command, said in (("filter", "variances of other questions"), ("train", r"other settings \(examples\)")):
+        line = complaint(refocus(command, fewer, "--output", run.folder / command, *TINY))
+        assert re.search(said, line), line
+
+
+def test_the_tables_of_a_run_fit_a_terminal(run: Run) -> None:
+    filtered = finished("filter", run.folder / "data" / "train.jsonl", "--output", run.folder / "filter", *TINY)
+    evaluated = finished(
+        "eval", run.folder / "data" / "test.jsonl", "--policy", run.folder / "train" / "policy",
+        "--output", run.folder / "eval", "--budgets", "1,17,2", *TINY,
+    )  # fmt: skip
+    for outcome, wanted, unusable in ((filtered, "│ all       │    18 │", 1), (evaluated, "all questions (12)", 2)):
+        assert wanted in outcome.out
+        assert max(map(len, outcome.out.splitlines())) <= 80
+        assert outcome.err.count("unusable: ") == unusable
+
+
+# ------------------------------------------------------------------ real backgrounds
+
+
+def test_haystack_draws_over_real_videos(videos: Path, tmp_path: Path) -> None:
+    backgrounds = tmp_path / "backgrounds"
+    backgrounds.mkdir()
+    (backgrounds / "clip.mp4").write_bytes((videos / "clip.mp4").read_bytes())
+    outcome = generate(tmp_path / "data", "--backgrounds", backgrounds, "--json")
+    assert outcome.code == 0, outcome.err
+    assert {split: row["videos"] for split, row in outcome.json.items()} == {"train": 3, "validation": 1, "test": 2}
+    assert "clip.mp4" in (tmp_path / "data" / "manifest.json").read_text(encoding="utf-8")
+    plain = tmp_path / "plain"
+    assert generate(plain).code == 0
+    for name in ("train/000000.mp4", "test/000001.mp4"):
+        assert (plain / name).read_bytes() != (tmp_path / "data" / name).read_bytes()
+    assert "holds another data set" in complaint_of_generate(generate(plain, "--seed", "1"))
+
+
+def complaint_of_generate(outcome: Outcome) -> str:
+    """The complaint below the bar that had already begun."""
+    assert (outcome.code, outcome.out, "Traceback" in outcome.err) == (2, "", False)
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("refocus: ")]
+    return line
+
+
+@pytest.mark.parametrize(("name", "said"), [(None, "no video files in"), ("text.mp4", "a background cannot be used")])
+def test_unusable_backgrounds_are_refused(videos: Path, here: Path, name: str | None, said: str) -> None:
+    (here / "backgrounds").mkdir()
+    if name:
+        (here / "backgrounds" / name).write_bytes((videos / name).read_bytes())
+    before = tree(here)
+    assert said in complaint(generate(here / "data", "--backgrounds", here / "backgrounds"))
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("arguments", [("--train", "0"), ("--seed", "-1")])
+def test_impossible_sizes_are_refused(here: Path, arguments: tuple[str, str]) -> None:
+    line = complaint(refocus("haystack", "generate", "data", *arguments))
+    assert re.search(r"Invalid value for '--\w+'.*see `refocus haystack generate --help`$", line), line
+    assert tree(here) == {}
+
+
+# ------------------------------------------------------------------ several processes
+
+
+TWO_PROCESSES = """
+import os, sys
+from pathlib import Path
+import refocus_video.pipeline as pipeline
+from safetensors.torch import save_file
+from refocus_video.cli.main import main
+
+rank, output, written, stores = os.environ["RANK"], Path(sys.argv[sys.argv.index("--output") + 1]), set(), []
+
+def watch(event, arguments):
+    if event == "os.rename" or (event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")):
+        name = arguments[1] if event == "os.rename" else arguments[0]
+        path = Path("" if isinstance(name, int) else os.fsdecode(name))
+        if path.is_relative_to(output):
+            written.add(path.name if path.parent.name == "features" else path.relative_to(output).parts[0])
+
+make = pipeline.feature_store
+def keep(*arguments):
+    stores.append(make(*arguments))
+    return stores[0]
+
+pipeline.feature_store = keep
+sys.addaudithook(watch)
+main()
+Path(f"{output}-{rank}.txt").write_text("\\n".join(sorted(n for n in written if not n.startswith("."))))
+save_file(stores[0].policy.state_dict(), f"{output}-{rank}.safetensors")
+"""
+
+
+def test_two_processes_train_one_policy_and_write_once(run: Run, tmp_path: Path) -> None:
+    script, output = tmp_path / "both.py", tmp_path / "train"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    questions = run.folder / "filter" / "kept.jsonl"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [*launch, "train", questions, "--output", output, *TINY, "--json"],
+        capture_output=True, text=True, check=False, env=environment, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["last"]["step"] == 3  # one document, not one from each process
+    first, second = (load_file(f"{output}-{rank}.safetensors") for rank in "01")
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.equal(second[name]), name
+    saved = load_file(output / "policy" / "model.safetensors")
+    assert saved.keys() == first.keys()
+    assert all(tensor.equal(first[name]) for name, tensor in saved.items())
+    wrote = [Path(f"{output}-{rank}.txt").read_text(encoding="utf-8").split() for rank in "01"]
+    assert {"policy", "train.json", "config.json", "metrics.jsonl"} <= set(wrote[0])
+    assert len(wrote[1]) == 1  # the features of its share of the two videos
+    assert wrote[1][0].endswith(".safetensors")
+    assert wrote[1][0] not in wrote[0]
+    assert len(list((output / "features").iterdir())) == 2
