@@ -5,12 +5,14 @@
 
 import argparse
 import json
+import os
+import platform
 import statistics
 from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from machine import describe
 
 from refocus_video.cli.console import progress
 from refocus_video.demo import run_demo
@@ -50,20 +52,21 @@ def main() -> None:
             run_demo(found.parent, seed, tuple(given.overrides), progress)
         results.append(json.loads(found.read_text(encoding="utf-8")))
     report = {
-        "machine": describe(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "av", "numpy")},
         "seeds": given.seeds,
         "overrides": given.overrides,
         "timings_s": [result["timings"] for result in results],
         "rows": summarise(results),
     }
     write_json(given.result, report)
-    for row in report["rows"]:
-        if row["question_type"] != "all":
-            print(
-                f"{row['question_type']:8} K={row['budget']} {row['selector']:15} "
-                f"accuracy {row['accuracy']['mean']:.3f} ± {row['accuracy']['std']:.3f}   "
-                f"recall {row['recall']['mean']:.3f} ± {row['recall']['std']:.3f}"
-            )
+    for line in report["rows"]:
+        accuracy, recall = line["accuracy"], line["recall"]
+        print(
+            f"{line['question_type']:8} K={line['budget']} {line['selector']:15} "
+            f"accuracy {accuracy['mean']:.3f} ± {accuracy['std']:.3f}   recall {recall['mean']:.3f} ± {recall['std']:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -351,7 +351,7 @@ def test_with_perfect_features_the_language_model_learns_and_wrong_videos_spoil_
 
 def test_learning_to_answer_trains_the_language_model_and_leaves_the_eyes_alone() -> None:
     corpus = _corpus(10)
-    config = TinyReferenceConfig(letters_steps=2, answering_steps=3, lettering_steps=3, batch_size=8, width=32, layers=2)
+    config = TinyReferenceConfig(letters_steps=2, answering_steps=6, batch_size=8, width=32, layers=2)
     reference = new_reference(config)
     before = {name: value.clone() for name, value in reference.model.state_dict().items()}
     learn_to_answer(reference, corpus, _oracle_features(corpus, 32), config, np.random.default_rng(0))

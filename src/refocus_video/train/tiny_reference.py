@@ -1,14 +1,13 @@
 """Trains the tiny reference model on haystack videos (`refocus haystack train-reference`).
 
-Not part of the paper, which takes a public LMM: this makes one small enough to run in a demo. Four stages, because a tiny
+Not part of the paper, which takes a public LMM: this makes one small enough to run in a demo. Three stages, because a tiny
 transformer does not learn all at once from scratch (docs/experiments.md):
 
 1. *seeing*: vision tower and projector learn to name the card on a frame (fill, glyph, border) from each visual token;
    both are frozen afterwards;
 2. *letters*: the language model learns to turn a word into the letter of the option that says it, from text alone;
 3. *answering*: questions on 1, then 2, then up to 8 frames, in both answer modes. The target is what an honest observer
-   believes (:func:`refocus_video.data.haystack.world.belief`): the answer where all evidence is in sight, no preference otherwise;
-4. *lettering*: the same, mostly by letters, which take much longer than words.
+   believes (:func:`refocus_video.data.haystack.world.belief`): the answer where all evidence is in sight, no preference otherwise.
 
 Dimensions: N rows · V words of the vocabulary · F candidate frames · M frames shown.
 """
@@ -40,7 +39,6 @@ class TinyReferenceConfig(Settings):
     seeing_steps: int = 800
     letters_steps: int = 200
     answering_steps: int = 2400
-    lettering_steps: int = 1600
     batch_size: int = 192
     learning_rate: float = 2e-3
     width: int = 96
@@ -69,7 +67,7 @@ def new_reference(config: TinyReferenceConfig) -> HuggingFaceReference:
 def train_reference(
     reference: HuggingFaceReference, corpus: Corpus, config: TinyReferenceConfig, report: Report = lambda *_: None
 ) -> None:
-    """Run the four stages in place."""
+    """Run the three stages in place."""
     rng = np.random.default_rng(config.seed)
     learn_to_see(reference, corpus, config, rng, report)
     features = encode_corpus(reference, corpus)
@@ -126,7 +124,7 @@ def learn_to_answer(
     rng: np.random.Generator,
     report: Report = lambda *_: None,
 ) -> None:
-    """Stages 2 to 4: the language model alone, on the frozen visual tokens."""
+    """Stages 2 and 3: the language model alone, on the frozen visual tokens."""
     model = reference.model
     model.model.language_model.requires_grad_(True)
     model.model.image_newline.requires_grad_(True)
@@ -142,23 +140,18 @@ def learn_to_answer(
             rows, targets = answering_batch(reference, corpus, features, lesson, config.batch_size, rng)
             stage = "answering"
         report(stage, step(nn.functional.cross_entropy(reference.next_token_logits(rows), targets)))
-    step = _optimizer(trained, config.learning_rate / 2, config.lettering_steps)
-    for _ in range(config.lettering_steps):
-        lesson = draw_lesson(1.0, rng, letters=0.75)
-        rows, targets = answering_batch(reference, corpus, features, lesson, config.batch_size, rng)
-        report("lettering", step(nn.functional.cross_entropy(reference.next_token_logits(rows), targets)))
     model.requires_grad_(False)
 
 
-def draw_lesson(done: float, rng: np.random.Generator, letters: float = 0.35) -> Lesson:
-    """What to practise when a share ``done`` (0..1) of the answering stage is over; ``letters``: share of lessons by letter."""
+def draw_lesson(done: float, rng: np.random.Generator) -> Lesson:
+    """What to practise when a share ``done`` (0..1) of the answering stage is over."""
     if done < 0.08:
         return Lesson(1, "words", False, 0.5)
     if done < 0.3:
         frames = int(rng.choice((1, 2, 4), p=(0.2, 0.6, 0.2)))
     else:
         frames = int(rng.choice((1, 2, 4, 8), p=(0.1, 0.25, 0.45, 0.2)))
-    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else letters) else "words"
+    mode: AnswerMode = "letters" if rng.random() < (0.2 if done < 0.3 else 0.35) else "words"
     return Lesson(frames, mode, done > 0.12, float(rng.choice((0.0, 0.4, 0.9), p=(0.2, 0.4, 0.4))))
 
 

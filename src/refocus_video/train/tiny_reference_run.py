@@ -30,7 +30,7 @@ def run(folder: Path, output: Path, config: TinyReferenceConfig, progress: Progr
     corpora = {split: _load(folder, split, progress) for split in ("train", "validation")}
     reference = new_reference(config)
     begun = time.process_time()
-    total = config.seeing_steps + config.letters_steps + config.answering_steps + config.lettering_steps
+    total = config.seeing_steps + config.letters_steps + config.answering_steps
     with progress("training the reference", total) as advance:
         train_reference(reference, corpora["train"], config, lambda stage, loss: advance(note=f"{stage} {loss:.2f}"))
     cpu_seconds = round(time.process_time() - begun)
@@ -74,7 +74,7 @@ CPU-seconds of one thread. It answers three kinds of questions about coloured ca
 
 Stages: the vision tower learns to name the card on a frame ({config["seeing_steps"]} steps) and is then frozen; the language
 model learns letters from text ({config["letters_steps"]} steps), then questions on 1 to 8 frames
-({config["answering_steps"]} steps, then {config["lettering_steps"]} mostly by letters). The target is certainty where all evidence is in sight and no preference otherwise.
+({config["answering_steps"]} steps). The target is certainty where all evidence is in sight and no preference otherwise.
 
 Held-out videos, {scores["rows"][0]["n"]} questions a row, four options. "Probability" is that of the right option among the
 four (0.25 = no preference); "margin reward" is the paper's reward, tanh of half the margin against the best other option
