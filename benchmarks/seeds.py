@@ -25,8 +25,8 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean, standard deviation and values of accuracy and recall over seeds, one row a selector, budget and question type."""
     table: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
     for result in results:
-        for row in result["rows"]:
-            table[row["question_type"], row["budget"], row["selector"]].append(row)
+        for found in result["rows"]:
+            table[found["question_type"], found["budget"], found["selector"]].append(found)
     rows = []
     for (kind, budget, selector), seeds in sorted(table.items()):
         row: dict[str, Any] = {"question_type": kind, "budget": budget, "selector": selector, "n": seeds[0]["n"]}
