@@ -108,8 +108,12 @@ def evaluate_policy(
     warnings: list[str] | None = None,
     timings: dict[str, float] | None = None,
     title: str = "Frame selection on held-out videos",
+    main_budget: int | None = None,
 ) -> dict[str, Any]:
-    """Run selectors and controls; write ``rows.jsonl``, ``results.json`` and ``report.html``."""
+    """Run selectors and controls; write ``rows.jsonl``, ``results.json`` and ``report.html``.
+
+    ``main_budget`` is the one that the report tells first; the middle one if left out.
+    """
     if not budgets or min(budgets) < 1:
         raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(budgets)}")
     examples = read_examples(questions)
@@ -160,8 +164,9 @@ def evaluate_policy(
         rows=rows,
         history=history or [],
         warnings=warnings or [],
-        filmstrips=build_filmstrips(rows),
+        filmstrips=build_filmstrips(rows, main_budget),
         settings=settings,
+        budget=main_budget,
     )
     return results
 
