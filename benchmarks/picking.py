@@ -8,13 +8,13 @@ compared.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from machine import keep
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
@@ -117,7 +117,7 @@ def main() -> None:
         "speedup_over_row_by_row": round(rowwise / ours, 2),
         "same_picks": torch.equal(picks, private_picks) and torch.equal(picks, row_picks),
     }
-    print(json.dumps(report, indent=2))
+    keep("picking", report)
 
 
 if __name__ == "__main__":
