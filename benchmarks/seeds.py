@@ -5,14 +5,12 @@
 
 import argparse
 import json
-import os
-import platform
 import statistics
 from collections import defaultdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import describe
 
 from refocus_video.cli.console import progress
 from refocus_video.demo import run_demo
@@ -51,10 +49,8 @@ def main() -> None:
         if not found.exists():
             run_demo(found.parent, seed, tuple(given.overrides), progress)
         results.append(json.loads(found.read_text(encoding="utf-8")))
-    report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("torch", "transformers", "av", "numpy")},
+    report: dict[str, Any] = {
+        "machine": describe(),
         "seeds": given.seeds,
         "overrides": given.overrides,
         "timings_s": [result["timings"] for result in results],
