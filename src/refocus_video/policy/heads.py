@@ -1,8 +1,8 @@
-"""The policy's small parts on top of the backbone: projections with a norm, and the positive scale of the pick logits.
+"""The policy's parts on top of the backbone: what turns hidden states into keys, values, queries and pick logits.
 
 METHOD §3, "head options". None of the norms has a weight of its own; they are computed in at least float32.
 
-Legend: D width.
+Legend: B videos, Q questions, F candidate frames, D width, N any number of queries per question.
 """
 
 import math
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refocus_video.config import HeadNorm
+from refocus_video.config import HeadNorm, PolicyConfig
+from refocus_video.errors import BudgetError
 
 EPS = 1e-6
 
@@ -26,6 +27,96 @@ class Head(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         return normalised(super().forward(x), self.norm)
+
+
+class PolicyHeads(nn.Module):
+    """All of a policy that comes after the backbone: learned by reinforcement alone, with every released option."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def add_heads(self) -> None:
+        """Make the heads; the weights of a policy come in the order of the computation, so these come last."""
+        config, width = self.config, self.config.d_model
+        self.key_head = Head(width, config.score_head_norm)
+        self.query_head = Head(width, config.score_head_norm)
+        if self.in_block:
+            self.value_embedding = nn.Parameter(torch.empty(config.query_frames, width))
+        else:
+            self.value_head = Head(width, config.value_head_norm, bias=True)
+            if config.value_head_norm != "none":
+                self.value_head_scale = nn.Parameter(torch.empty(width))
+            self.start_of_frame = nn.Parameter(torch.empty(width))
+        self.logit_scale = nn.Parameter(torch.empty(width if config.logit_scale_type == "vector" else ()))
+        if config.use_rank_head:
+            self.rank_head = nn.Linear(width, 1, bias=False)
+        self.reset_heads()
+
+    @torch.no_grad()
+    def reset_heads(self) -> None:
+        """Initialise what is learned by reinforcement alone: nearly uniform picks at first."""
+        for head in (self.key_head, self.query_head):
+            nn.init.orthogonal_(head.weight, gain=0.1)
+        if self.in_block:
+            nn.init.normal_(self.value_embedding, std=0.02)
+        else:
+            nn.init.orthogonal_(self.value_head.weight, gain=0.1)
+            nn.init.zeros_(self.value_head.bias)
+            if self.config.value_head_norm != "none":
+                nn.init.constant_(self.value_head_scale, self.config.value_head_scale)
+            nn.init.normal_(self.start_of_frame, std=0.02)
+        nn.init.constant_(self.logit_scale, raw_for_one(self.config.logit_scale_fn))
+        if self.config.use_rank_head:
+            nn.init.normal_(self.rank_head.weight, std=0.01)
+
+    @property
+    def in_block(self) -> bool:
+        """Whether all picks are asked for at once, instead of feeding each one back before the next."""
+        return self.config.frame_generation_method == "block"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.logit_scale.device
+
+    def pick_logits(
+        self, queries: Tensor, keys: Tensor, taken: Tensor, valid: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Logits over the candidates in float32, −∞ where a frame is taken or does not exist.
+
+        Args:
+            queries: (Q, N, D).
+            keys: of each question's video, (Q, F, D).
+            taken: frames picked before, (Q, N, F) bool.
+            valid: frames that exist, (Q, F) bool.
+            temperature: above 1 flattens the distribution.
+
+        Returns:
+            (Q, N, F).
+        """
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        scale = positive(self.logit_scale.to(wide), self.config.logit_scale_fn) / temperature  # () or (D,)
+        if self.config.attention_scaling:
+            scale = scale / math.sqrt(queries.shape[-1])
+        logits = (queries.to(wide) * scale) @ keys.to(wide).mT  # (Q, N, F)
+        return logits.masked_fill(taken | ~valid[:, None], -torch.inf)
+
+    def _values(self, hidden: Tensor) -> Tensor:
+        """What is fed back for frames: (B, F, D) -> (B, F, D), or (B, F, 0) in block."""
+        if self.in_block:
+            return hidden.new_zeros((*hidden.shape[:-1], 0))  # a slice would keep all of hidden alive
+        values: Tensor = self.value_head(hidden)
+        return values if self.config.value_head_norm == "none" else values * self.value_head_scale
+
+
+def check_queries(budget: int, query_frames: int) -> None:
+    """Raise :class:`BudgetError` when a "block" policy has not enough inputs for a budget."""
+    if budget > query_frames:
+        raise BudgetError(
+            f"asked for {budget} frames, but this policy picks in block with {query_frames} inputs; "
+            f"choose a number from 1 to {query_frames}"
+        )
 
 
 def normalised(x: Tensor, norm: HeadNorm) -> Tensor:

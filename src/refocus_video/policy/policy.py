@@ -14,7 +14,7 @@ Where we differ from the released code:
 1. Frames come before the question and the backbone is causal, so keys, values and state depend on the video alone: they
    are computed once per video and shared by all its questions. The released code recomputes them for every question.
 2. A group of subsets shares the question's state (ssd.py); nothing is copied per subset.
-3. Sampling and scoring use the same masked logits (:meth:`FramePolicy.pick_logits`). Log-probs of the loss come from
+3. Sampling and scoring use the same masked logits (:meth:`PolicyHeads.pick_logits`). Log-probs of the loss come from
    :meth:`FramePolicy.log_probs` alone.
 4. ``<|startofframe|>`` is a parameter of its own instead of a row of the token embedding.
 5. A "block" policy masks the picks of its own subset only. The published loop also leaves the masks of a group's earlier
@@ -23,10 +23,9 @@ Where we differ from the released code:
    depend on the others.
 
 Legend: B videos, Q questions, G subsets per question (group), F candidate frames, K picks, P tokens per frame,
-L tokens, C feature channels, D width, N any number of queries per question.
+L tokens, C feature channels, D width.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +38,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refocus_video.config import PolicyConfig, VisionConfig
-from refocus_video.errors import BudgetError, CheckpointError
+from refocus_video.errors import CheckpointError
 from refocus_video.policy.checkpoint import load_folder, save_folder, save_released_folder
 from refocus_video.policy.files import load_weights
-from refocus_video.policy.heads import Head, positive, raw_for_one
+from refocus_video.policy.heads import PolicyHeads, check_queries
 from refocus_video.policy.mamba2 import Backbone, Block, Branches, State
 from refocus_video.policy.prompt import Tokenizer, question_text, token_ids
 from refocus_video.policy.released import Released
@@ -100,48 +99,17 @@ class PickScores:
     """Of the distribution over the remaining frames at each pick, (Q, G, K) in nats."""
 
 
-class FramePolicy(nn.Module):
+class FramePolicy(PolicyHeads):
     """π: the distribution over which frames to show for a question."""
 
     def __init__(self, config: PolicyConfig, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.tokenizer = tokenizer
         self.vision = Vision(config)
         self.backbone = Backbone(config)
         self.released: Released | None = None
         """What a released checkpoint held beyond the policy, such as weights that are not used; else None."""
-        width = config.d_model
-        self.key_head = Head(width, config.score_head_norm)
-        self.query_head = Head(width, config.score_head_norm)
-        if self.in_block:
-            self.value_embedding = nn.Parameter(torch.empty(config.query_frames, width))
-        else:
-            self.value_head = Head(width, config.value_head_norm, bias=True)
-            if config.value_head_norm != "none":
-                self.value_head_scale = nn.Parameter(torch.empty(width))
-            self.start_of_frame = nn.Parameter(torch.empty(width))
-        self.logit_scale = nn.Parameter(torch.empty(width if config.logit_scale_type == "vector" else ()))
-        if config.use_rank_head:
-            self.rank_head = nn.Linear(width, 1, bias=False)
-        self.reset_heads()
-
-    @torch.no_grad()
-    def reset_heads(self) -> None:
-        """Initialise what is learned by reinforcement alone: nearly uniform picks at first."""
-        for head in (self.key_head, self.query_head):
-            nn.init.orthogonal_(head.weight, gain=0.1)
-        if self.in_block:
-            nn.init.normal_(self.value_embedding, std=0.02)
-        else:
-            nn.init.orthogonal_(self.value_head.weight, gain=0.1)
-            nn.init.zeros_(self.value_head.bias)
-            if self.config.value_head_norm != "none":
-                nn.init.constant_(self.value_head_scale, self.config.value_head_scale)
-            nn.init.normal_(self.start_of_frame, std=0.02)
-        nn.init.constant_(self.logit_scale, raw_for_one(self.config.logit_scale_fn))
-        if self.config.use_rank_head:
-            nn.init.normal_(self.rank_head.weight, std=0.01)
+        self.add_heads()
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -150,16 +118,6 @@ class FramePolicy(nn.Module):
         fresh = Block(self.config).to(self.device)
         self.backbone.layers[-1].load_state_dict(fresh.state_dict())
         nn.init.ones_(self.backbone.norm_f.weight)
-
-    @property
-    def in_block(self) -> bool:
-        """Whether all picks are asked for at once, instead of feeding each one back before the next."""
-        return self.config.frame_generation_method == "block"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.logit_scale.device
 
     @torch.no_grad()
     def encode(self, frames: npt.NDArray[np.uint8] | Tensor, batch_size: int = 32) -> Tensor:
@@ -282,28 +240,6 @@ class FramePolicy(nn.Module):
         inputs = self.value_embedding[:budget].expand(len(asked.rows), 1, -1, -1)  # (Q, 1, K, D)
         return self.queries(asked, inputs)[0]
 
-    def pick_logits(
-        self, queries: Tensor, keys: Tensor, taken: Tensor, valid: Tensor, temperature: float = 1.0
-    ) -> Tensor:
-        """Logits over the candidates in float32, −∞ where a frame is taken or does not exist.
-
-        Args:
-            queries: (Q, N, D).
-            keys: of each question's video, (Q, F, D).
-            taken: frames picked before, (Q, N, F) bool.
-            valid: frames that exist, (Q, F) bool.
-            temperature: above 1 flattens the distribution.
-
-        Returns:
-            (Q, N, F).
-        """
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        scale = positive(self.logit_scale.to(wide), self.config.logit_scale_fn) / temperature  # () or (D,)
-        if self.config.attention_scaling:
-            scale = scale / math.sqrt(queries.shape[-1])
-        logits = (queries.to(wide) * scale) @ keys.to(wide).mT  # (Q, N, F)
-        return logits.masked_fill(taken | ~valid[:, None], -torch.inf)
-
     def log_probs(self, index: VideoIndex, asked: Asked, picks: Tensor, temperature: float = 1.0) -> PickScores:
         """Log-probs of given picks in one parallel, teacher-forced pass, with gradient.
 
@@ -404,13 +340,6 @@ class FramePolicy(nn.Module):
         """Names of the tensors in a released checkpoint that the policy does not run."""
         return () if self.released is None else tuple(sorted(self.released.unused))
 
-    def _values(self, hidden: Tensor) -> Tensor:
-        """What is fed back for frames: (B, F, D) -> (B, F, D), or (B, F, 0) in block."""
-        if self.in_block:
-            return hidden.new_zeros((*hidden.shape[:-1], 0))  # a slice would keep all of hidden alive
-        values: Tensor = self.value_head(hidden)
-        return values if self.config.value_head_norm == "none" else values * self.value_head_scale
-
     def _inputs(self, index: VideoIndex, asked: Asked, picks: Tensor) -> Tensor:
         """The start token, then what is fed back for given picks: (Q, G, K) -> (Q, G, 1 + K, D)."""
         questions, group, budget = picks.shape
@@ -441,15 +370,6 @@ class FramePolicy(nn.Module):
         embedded = self.vision.projector(features.flatten(1, 2))  # (B, S·P, D)
         hidden, state = self.backbone(embedded, state, lengths)
         return hidden[:, tokens - 1 :: tokens], state
-
-
-def check_queries(budget: int, query_frames: int) -> None:
-    """Raise :class:`BudgetError` when a "block" policy has not enough inputs for a budget."""
-    if budget > query_frames:
-        raise BudgetError(
-            f"asked for {budget} frames, but this policy picks in block with {query_frames} inputs; "
-            f"choose a number from 1 to {query_frames}"
-        )
 
 
 def picked_before(picks: Tensor, num_frames: int) -> Tensor:
