@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe
-
 from refocus_video.cli.console import progress
 from refocus_video.demo import run_demo
 from refocus_video.files import write_json
