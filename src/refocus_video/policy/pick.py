@@ -3,7 +3,11 @@
 A step gives every branch of every question its next pick: there is no loop over rows, and a group shares the state of
 its question. Nothing here carries gradient; scores for a loss come from ``FramePolicy.log_probs``.
 
-Legend: Q questions, G subsets per question (group), F candidate frames, K picks, D width.
+A minimum gap changes the distribution: at each pick, candidates are masked that lie too close to an earlier one, or after
+which the budget could not be reached any more. The log-probs are those of the distribution so masked; ``log_probs``,
+which knows no gap, gives the same only where the gap masks nothing.
+
+Legend: B videos, Q questions, G subsets per question (group), F candidate frames, K picks, m forced picks, D width.
 """
 
 from dataclasses import dataclass
@@ -11,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from refocus_video.errors import check_budget
+from refocus_video.errors import BudgetError, check_budget
+from refocus_video.policy.apart import Apart, apart
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 
 
@@ -27,6 +32,49 @@ class Picks:
     """Probability of every candidate at each pick, (Q, G, K, F), when asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Which candidates may be picked next."""
+
+    valid: Tensor
+    """Which candidates exist, (Q, F) bool."""
+    gap: Apart | None
+    """Which candidates are too close to each other; None when any two may be picked."""
+
+    def nothing_taken(self, group_size: int) -> Tensor:
+        """Before the first pick, (Q, G, F) bool."""
+        return torch.zeros_like(self.valid)[:, None].repeat(1, group_size, 1)
+
+    def take(self, taken: Tensor, pick: Tensor) -> Tensor:
+        """Which candidates are picked or too close after a further pick (Q, G): (Q, G, F) -> (Q, G, F)."""
+        if self.gap is None:
+            return taken.scatter(-1, pick[..., None], True)
+        return taken | self.gap.near(pick)
+
+    def closed(self, taken: Tensor, left: int) -> Tensor:
+        """What must not be picked when ``left`` picks, the next one included, are to be made: (Q, G, F) bool."""
+        if self.gap is None:
+            return taken
+        return self.gap.longest(~taken & self.valid[:, None]) < left
+
+
+def allowed(index: VideoIndex, asked: Asked, budget: int, times: Tensor | None = None, min_gap: float = 0.0) -> Allowed:
+    """The rules of picking; arguments and errors are those of :func:`pick_frames`."""
+    valid = index.valid.index_select(0, asked.rows)  # (Q, F)
+    check_budget(budget, int(valid.sum(-1).min()))
+    if min_gap <= 0:
+        return Allowed(valid, None)
+    assert times is not None, "a gap in seconds needs the times of the candidates"
+    gap = apart(times.to(valid.device).index_select(0, asked.rows), valid, min_gap)
+    most = int(gap.longest(valid[:, None]).amax((1, 2)).min())
+    if most < budget:
+        raise BudgetError(
+            f"asked for {budget} frames at least {min_gap:g} s apart, but the video gives {most}; "
+            "choose fewer frames or a smaller gap"
+        )
+    return Allowed(valid, gap)
+
+
 @torch.no_grad()
 def pick_frames(
     policy: FramePolicy,
@@ -39,6 +87,9 @@ def pick_frames(
     greedy: bool = False,
     generator: torch.Generator | None = None,
     keep_distributions: bool = False,
+    forced: Tensor | None = None,
+    times: Tensor | None = None,
+    min_gap: float = 0.0,
 ) -> Picks:
     """Pick ``budget`` frames for every question, ``group_size`` times.
 
@@ -52,16 +103,21 @@ def pick_frames(
         greedy: take the most probable frame instead of sampling.
         generator: source of randomness, on the policy's device.
         keep_distributions: return the whole distribution at each pick.
+        forced: the first picks of every subset instead of chosen ones, (Q, G, m) int64; their log-probs are the policy's.
+        times: of the candidates in seconds, (B, F) float64; needed for a gap.
+        min_gap: seconds that picks lie apart at least; 0 for any.
 
     Raises:
-        BudgetError: when a video has fewer frames than the budget, or a "block" policy fewer inputs.
+        BudgetError: when a video has fewer frames than the budget, or fewer that lie the gap apart, or a "block" policy
+            fewer inputs; when a forced pick does not exist, comes twice, or rules the budget out.
     """
-    keys, valid = index.keys.index_select(0, asked.rows), index.valid.index_select(0, asked.rows)
-    check_budget(budget, int(valid.sum(-1).min()))
+    rules = allowed(index, asked, budget, times, min_gap)
+    keys, valid = index.keys.index_select(0, asked.rows), rules.valid
     questions, num_frames, width = keys.shape
+    first = () if forced is None else _steps(forced, (questions, group_size), num_frames, budget)
     values = index.values.flatten(0, 1)  # (B·F, D)
     offsets = asked.rows[:, None] * num_frames  # (Q, 1)
-    taken = torch.zeros(questions, group_size, num_frames, dtype=torch.bool, device=keys.device)
+    taken = rules.nothing_taken(group_size)  # (Q, G, F)
 
     # The first token is the same for all branches: it is run once per question. In block, so are all of them.
     if policy.in_block:
@@ -70,18 +126,22 @@ def pick_frames(
         queries, past = policy.queries(asked, policy.start_of_frame.expand(questions, 1, 1, width))
         past = tuple(layer.expand(group_size) for layer in past)
     queries = queries.expand(-1, group_size, -1, -1)  # (Q, G, 1, D), in block (Q, G, K, D)
-    picks, scores, distributions = [], [], []
+    picks: list[Tensor] = []
+    scores, distributions = [], []
     while True:
-        logits = policy.pick_logits(queries[:, :, 0], keys, taken, valid, temperature)
-        log_p = logits.log_softmax(-1)  # (Q, G, F)
-        pick = log_p.argmax(-1) if greedy else _sample(log_p, generator)  # (Q, G)
+        closed = rules.closed(taken, budget - len(picks))  # (Q, G, F)
+        log_p = policy.pick_logits(queries[:, :, 0], keys, closed, valid, temperature).log_softmax(-1)  # (Q, G, F)
+        if len(picks) < len(first):
+            pick = _checked(first[len(picks)], closed | ~valid[:, None], len(picks))  # (Q, G)
+        else:
+            pick = log_p.argmax(-1) if greedy else _sample(log_p, generator)  # (Q, G)
         picks.append(pick)
         scores.append(log_p.gather(-1, pick[..., None]).squeeze(-1))
         if keep_distributions:
             distributions.append(log_p.exp())
         if len(picks) == budget:
             break
-        taken = taken.scatter(-1, pick[..., None], True)
+        taken = rules.take(taken, pick)
         if policy.in_block:
             queries = queries[:, :, 1:]
             continue
@@ -98,3 +158,25 @@ def _sample(log_p: Tensor, generator: torch.Generator | None) -> Tensor:
     """One draw per row by the Gumbel trick: (..., F) -> (...). A frame of probability 0 is never drawn."""
     noise = torch.empty_like(log_p).exponential_(generator=generator)
     return (log_p - noise.log()).argmax(-1)
+
+
+def _steps(forced: Tensor, rows: tuple[int, int], num_frames: int, budget: int) -> tuple[Tensor, ...]:
+    """The forced picks of each step: (Q, G, m) -> m tensors (Q, G)."""
+    assert forced.shape[:2] == rows, f"forced picks must be {(*rows, 'm')}, found {tuple(forced.shape)}"
+    if forced.shape[-1] > budget:
+        raise BudgetError(f"asked for {budget} frames, of which {forced.shape[-1]} are given; give at most {budget}")
+    wrong = forced[(forced < 0) | (forced >= num_frames)]
+    if len(wrong):
+        raise BudgetError(f"asked to pick candidate {int(wrong[0])}, but they are numbered 0 to {num_frames - 1}")
+    return forced.unbind(-1)
+
+
+def _checked(pick: Tensor, closed: Tensor, step: int) -> Tensor:
+    """The same forced picks (Q, G), once none of them is closed (Q, G, F)."""
+    wrong = closed.gather(-1, pick[..., None]).squeeze(-1)  # (Q, G)
+    if wrong.any():
+        raise BudgetError(
+            f"asked to pick candidate {int(pick[wrong][0])} as number {step + 1}, but it does not exist, is picked "
+            "already, or leaves too few frames that lie far enough apart; give another one"
+        )
+    return pick
