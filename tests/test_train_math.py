@@ -346,7 +346,7 @@ HEALTHY: dict[str, Any] = {
     "rows": [("one", 0.5, 0.3), ("", None, None)],
     "entropy": 2.0,
     "distinct": 0.9,
-    "dead": 0.2,
+    "stuck": 0.2,
     "accuracy": 0.4,
 }
 
@@ -357,7 +357,7 @@ HEALTHY: dict[str, Any] = {
         ({"rows": [("one", 0.2, 0.3)]}, "evidence recall of 'one' questions .* below that of random"),
         ({"distinct": 0.07}, "7% of the subsets differ"),
         ({"entropy": 0.05}, "entropy is 0.05 nats"),
-        ({"dead": 0.85}, "85% of the groups have no reward spread"),
+        ({"stuck": 0.85}, "85% of the groups have no reward spread"),
     ],
 )
 def test_each_bad_sign_is_told_once(change: dict[str, Any], said: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError
+from refocus_video.files import replacing, write_json
 from refocus_video.policy.files import (
     CONFIG_FILE,
     TEXT_FILES,
@@ -21,8 +22,6 @@ from refocus_video.policy.files import (
     local_folder,
     read_json,
     read_weights,
-    write_atomically,
-    write_json,
 )
 from refocus_video.policy.prompt import Tokenizer
 from refocus_video.policy.released import (
@@ -79,7 +78,8 @@ def _write(folder: Path, fields: Mapping[str, Any], weights: Mapping[str, Tensor
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     tokenizer.save_pretrained(folder)
-    write_atomically(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, {"format": "pt"}))
+    with replacing(folder / WEIGHTS_FILE) as path:
+        save_file(tensors, path, {"format": "pt"})
     write_json(folder / CONFIG_FILE, fields)
 
 

@@ -1,13 +1,12 @@
 """Files of a checkpoint folder: found here or on the hub, read and written; which tensors they hold is decided elsewhere.
 
 Weights are one file or several with an index, as safetensors or as ``pytorch_model*.bin``, which is loaded weights-only:
-nothing that a file holds is ever run. Files are written to a temporary name, flushed to the disk and renamed.
+nothing that a file holds is ever run.
 """
 
 import json
-import os
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,6 @@ WEIGHTS_FILE = "model.safetensors"
 TORCH_FILE = "pytorch_model.bin"
 TEXT_FILES = ("*.json", "*.txt", "*.model")
 NAMES_SHOWN = 4
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to the disk, and rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object, atomically."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = ()) -> Path:

@@ -33,7 +33,7 @@ class Monitor:
         rows: Sequence[tuple[str, float | None, float | None]],
         entropy: float,
         distinct: float,
-        dead: float,
+        stuck: float,
         accuracy: float,
     ) -> list[str]:
         """Take in one step; returns the warnings that are new.
@@ -42,7 +42,7 @@ class Monitor:
             rows: (question type, recall, recall of random picks) of each question.
             entropy: mean per pick, in nats.
             distinct: :func:`distinct_share`.
-            dead: share of groups without spread.
+            stuck: share of groups without spread whose subsets are mostly answered wrong.
             accuracy: share of the subsets from which the reference model answers right.
         """
         self.steps += 1
@@ -55,12 +55,12 @@ class Monitor:
             self._blend(self.recall, kind, sum(p[0] for p in pairs) / count)
             self._blend(self.chance, kind, sum(p[1] for p in pairs) / count)
         self.entropy = entropy if self.entropy is None else self.decay * self.entropy + (1 - self.decay) * entropy
-        return self._warnings(distinct, dead, accuracy)
+        return self._warnings(distinct, stuck, accuracy)
 
     def _blend(self, table: dict[str, float], key: str, value: float) -> None:
         table[key] = self.decay * table[key] + (1 - self.decay) * value if key in table else value
 
-    def _warnings(self, distinct: float, dead: float, accuracy: float) -> list[str]:
+    def _warnings(self, distinct: float, stuck: float, accuracy: float) -> list[str]:
         if self.steps < 20:
             return []
         signs = {
@@ -77,8 +77,10 @@ class Monitor:
             signs["entropy"] = (
                 f"entropy is {self.entropy:.2f} nats before the answers are right: raise the entropy target"
             )
-        if dead > 0.8:
-            signs["dead"] = f"{dead:.0%} of the groups have no reward spread: raise the filter's threshold"
+        if stuck > 0.8:
+            signs["stuck"] = (
+                f"{stuck:.0%} of the groups have no reward spread and wrong answers: raise the filter's threshold"
+            )
         new = {key: text for key, text in signs.items() if key not in self.given}
         self.given |= new
         return list(new.values())

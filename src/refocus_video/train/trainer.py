@@ -289,6 +289,7 @@ class Trainer:
             "reward": float(rollout.rewards.mean()),
             "reward_std": float(group_std(rollout.rewards).mean()),
             "frac_reward_zero_std": float((~live).float().mean()),
+            "frac_stuck": float((~live & (correct.to(live.device) < 0.5)).float().mean()),
             "distinct_subsets": distinct_share(rollout.picks),
             "accuracy": float(correct.mean()),
             "margin": float(rollout.margins.mean()),
@@ -315,7 +316,7 @@ class Trainer:
             rows,
             entropy=numbers["entropy"],
             distinct=numbers["distinct_subsets"],
-            dead=numbers["frac_reward_zero_std"],
+            stuck=numbers["frac_stuck"],
             accuracy=numbers["accuracy"],
         )
 

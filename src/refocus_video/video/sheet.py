@@ -1,7 +1,5 @@
 """Pictures for people: frames on a contact sheet with captions, and picked times on a timeline."""
 
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -11,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from refocus_video.errors import RefocusError
+from refocus_video.files import replacing
 from refocus_video.types import ByteArray, FloatArray, Span
 
 _BACKGROUND = (250, 250, 248)
@@ -223,15 +222,5 @@ def save_image(image: Image.Image, path: str | Path) -> None:
     """
     path = Path(path)
     kind = check_target(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format=kind)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        image.save(temporary, format=kind)
