@@ -4,6 +4,7 @@ from pathlib import Path
 
 from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.selectors.learned import FrameSelector
+from refocus_video.selectors.picking import Strategy
 from refocus_video.types import Question, Selection
 
 
@@ -15,6 +16,9 @@ def select(
     policy: str | Path = HAYSTACK_TINY,
     temperature: float | None = None,
     seed: int = 0,
+    strategy: Strategy | None = None,
+    samples: int | None = None,
+    min_gap: float = 0.0,
 ) -> Selection:
     """Pick ``frames`` frames of a video for a question.
 
@@ -28,9 +32,21 @@ def select(
             videos of the demo; on other videos it runs, but its choice means little.
         temperature: None picks greedily; a number samples.
         seed: of the sampling.
+        strategy: how to choose, see :meth:`FrameSelector.select`; None as the temperature says.
+        samples: subsets drawn by a strategy that chooses among several.
+        min_gap: seconds that the frames lie apart at least.
 
     Raises:
         RefocusError: in one clear line, when the video, the question or the budget cannot be used.
     """
     selector = FrameSelector.from_pretrained(locate(str(policy), "policy"))
-    return selector.select(video, question, frames, temperature=temperature, seed=seed)
+    return selector.select(
+        video,
+        question,
+        frames,
+        temperature=temperature,
+        seed=seed,
+        strategy=strategy,
+        samples=samples,
+        min_gap=min_gap,
+    )

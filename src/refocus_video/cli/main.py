@@ -97,6 +97,16 @@ def select(
     policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; greedy if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="greedy, sample, or of several samples the most probable (best-of), the rank head's choice "
+            "(best-of-rank) or the frames most of them hold (marginal); as --temperature says if left out.",
+        ),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Samples to choose among; 64 if left out.")] = None,
+    min_gap: Annotated[float, typer.Option(metavar="SECONDS", help="Frames lie at least so many seconds apart.")] = 0.0,
     fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
     max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")] = 512,
     no_cache: Annotated[
@@ -125,6 +135,9 @@ def select(
         policy=policy,
         temperature=temperature,
         seed=seed,
+        strategy=strategy,
+        samples=samples,
+        min_gap=min_gap,
         fps=fps,
         max_candidates=max_candidates,
         no_cache=no_cache,

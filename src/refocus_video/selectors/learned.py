@@ -1,19 +1,19 @@
 """The learned policy as a selector, and the front door for users: a video and a question in, a selection out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import ConfigError, check_budget
+from refocus_video.errors import check_budget
 from refocus_video.policy.index import revision
-from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.selectors.base import Pick, question_rng, to_selection
 from refocus_video.selectors.live import GrowingVideo, LiveVideo
+from refocus_video.selectors.picking import Picking, Strategy, choose
 from refocus_video.selectors.store import IndexStore
 from refocus_video.selectors.stream import (
     OnProgress,
@@ -23,28 +23,36 @@ from refocus_video.selectors.stream import (
     no_progress,
     split,
 )
-from refocus_video.types import Candidates, Question, Selection, Timeline
+from refocus_video.types import Candidates, FloatArray, Question, Selection, Timeline
 from refocus_video.video.candidates import load_candidates
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Frames picked by the policy, one after another: the most probable each time, or sampled at a temperature."""
+    """Frames picked by the policy, one after another: the most probable each time, or as :class:`Picking` says."""
 
     policy: FramePolicy
     temperature: float | None = None
-    """None picks greedily."""
+    """None picks greedily, unless there is a strategy."""
     seed: int = 0
     name: str = "policy"
+    strategy: Strategy | None = None
+    samples: int | None = None
+    min_gap: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and self.temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, found {self.temperature}; leave it out to pick greedily")
+        _ = self.picking
+
+    @property
+    def picking(self) -> Picking:
+        """The options, checked."""
+        return Picking(self.strategy, self.temperature, self.samples, self.min_gap)
 
     def open(self, candidates: Candidates) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question."""
         groups = split(candidates.frames, group_size(self.policy))
-        return OpenLearned(self, candidates.video, extend_with(self.policy, self.policy.start_index(), groups))
+        index = extend_with(self.policy, self.policy.start_index(), groups)
+        return OpenLearned(self, candidates.video, index, candidates.times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +62,25 @@ class OpenLearned:
     selector: Learned
     video: str
     index: VideoIndex
+    times: FloatArray
+    """Of the candidates in seconds, (F,)."""
 
     @torch.no_grad()
     def pick(self, questions: Sequence[Question], budget: int) -> list[Pick]:
         """See :class:`refocus_video.selectors.base.OpenVideo`."""
         if not questions:
             return []
-        policy, temperature = self.selector.policy, self.selector.temperature
-        if temperature is not None and len(questions) > 1:  # so that each has the random numbers it has alone
+        policy, picking = self.selector.policy, self.selector.picking
+        if not picking.greedy and len(questions) > 1:  # so that each has the random numbers it has alone
             return [pick for question in questions for pick in self.pick([question], budget)]
         asked = policy.ask(self.index, questions, torch.zeros(len(questions), dtype=torch.long))
         generator = torch.Generator(policy.device)
-        if temperature is not None:
+        if not picking.greedy:
             generator.manual_seed(
                 int(question_rng(self.selector.seed, self.video, questions[0], budget).integers(2**62))
             )
-        chosen = pick_frames(
-            policy,
-            self.index,
-            asked,
-            budget,
-            greedy=temperature is None,
-            temperature=temperature or 1.0,
-            generator=generator,
-        )
+        times = torch.from_numpy(self.times)[None]  # (1, F)
+        chosen = choose(policy, self.index, asked, budget, picking, times=times, generator=generator)
         positions, probabilities = chosen.picks[:, 0].cpu().numpy(), chosen.log_probs[:, 0].exp().double().cpu().numpy()
         return [Pick(p, q) for p, q in zip(positions, probabilities, strict=True)]
 
@@ -170,7 +173,7 @@ class FrameSelector:
         return video
 
     def _indexed(self, timeline: Timeline, index: VideoIndex) -> "IndexedVideo":
-        return IndexedVideo(timeline, OpenLearned(Learned(self.policy), timeline.video, index))
+        return IndexedVideo(timeline, OpenLearned(Learned(self.policy), timeline.video, index, timeline.times))
 
     def select(
         self,
@@ -180,6 +183,9 @@ class FrameSelector:
         *,
         temperature: float | None = None,
         seed: int = 0,
+        strategy: Strategy | None = None,
+        samples: int | None = None,
+        min_gap: float = 0.0,
     ) -> Selection:
         """Pick ``frames`` frames of a video for a question.
 
@@ -189,12 +195,26 @@ class FrameSelector:
             frames: the budget.
             temperature: None picks greedily; a number samples.
             seed: of the sampling.
+            strategy: "greedy", "sample", or of several sampled subsets the most probable one ("best-of"), the one that
+                the rank head likes best ("best-of-rank") or the frames that most of them hold ("marginal", whose
+                probabilities are the shares of subsets with the frame). None: as the temperature says.
+            samples: how many subsets those three draw; 64 if left out.
+            min_gap: seconds that the frames lie apart at least.
 
         Raises:
             VideoError: if the file cannot be read as a video.
-            BudgetError: if it has fewer candidate frames than asked for.
+            BudgetError: if it has fewer candidate frames than asked for, or fewer that lie the gap apart.
+            ConfigError: if the options do not go together.
         """
-        return self.open(video).select(question, frames, temperature=temperature, seed=seed)
+        return self.open(video).select(
+            question,
+            frames,
+            temperature=temperature,
+            seed=seed,
+            strategy=strategy,
+            samples=samples,
+            min_gap=min_gap,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +226,26 @@ class IndexedVideo:
     indexed: OpenLearned
 
     def select(
-        self, question: str | Question, frames: int = 8, *, temperature: float | None = None, seed: int = 0
+        self,
+        question: str | Question,
+        frames: int = 8,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        strategy: Strategy | None = None,
+        samples: int | None = None,
+        min_gap: float = 0.0,
     ) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""
         check_budget(frames, len(self.timeline))
         asked = Question(question) if isinstance(question, str) else question
-        learned = Learned(self.indexed.selector.policy, temperature, seed)
-        pick = OpenLearned(learned, self.indexed.video, self.indexed.index).pick([asked], frames)[0]
+        learned = replace(
+            self.indexed.selector,
+            temperature=temperature,
+            seed=seed,
+            strategy=strategy,
+            samples=samples,
+            min_gap=min_gap,
+        )
+        pick = replace(self.indexed, selector=learned).pick([asked], frames)[0]
         return to_selection(pick, self.timeline, asked, learned.name)

@@ -12,6 +12,7 @@ import numpy as np
 
 from refocus_video.errors import BudgetError, DataError, VideoError
 from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.selectors.picking import Strategy
 from refocus_video.selectors.stream import OnProgress, extend_with, group_size, index_frames, no_progress, split
 from refocus_video.types import ByteArray, FloatArray, IntArray, Question, Selection, Timeline
 from refocus_video.video.pixels import scaled
@@ -86,10 +87,26 @@ class LiveVideo:
         return self._opened(self._timeline, self._index)
 
     def select(
-        self, question: str | Question, frames: int = 8, *, temperature: float | None = None, seed: int = 0
+        self,
+        question: str | Question,
+        frames: int = 8,
+        *,
+        temperature: float | None = None,
+        seed: int = 0,
+        strategy: Strategy | None = None,
+        samples: int | None = None,
+        min_gap: float = 0.0,
     ) -> Selection:
         """Pick among the frames so far; see :meth:`refocus_video.FrameSelector.select`."""
-        return self.opened().select(question, frames, temperature=temperature, seed=seed)
+        return self.opened().select(
+            question,
+            frames,
+            temperature=temperature,
+            seed=seed,
+            strategy=strategy,
+            samples=samples,
+            min_gap=min_gap,
+        )
 
 
 class GrowingVideo(LiveVideo):
