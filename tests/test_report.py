@@ -197,7 +197,7 @@ def test_failures_and_warnings_are_counted(tmp_path: Path, clip: Path) -> None:
     assert "Questions that failed: 2, from 1 video." in text  # q8 and q9
     assert "2 warnings" in text and "second sign" in text
     assert f"{clip.parent.name}/clip.mp4.4 is cut off" in text and str(clip.parent) not in text
-    assert "class=bad>2</td>" in accuracy_table(summarise(rows), 2)
+    assert "class=bad>2 failed</small></td>" in accuracy_table(summarise(rows), 2)
 
 
 def test_cases_do_not_depend_on_the_order_of_rows(clip: Path) -> None:

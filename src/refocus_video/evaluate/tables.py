@@ -112,7 +112,7 @@ def accuracy_table(lines: Sequence[Row], budget: int) -> str:
     return (
         "<div class=scroll><table><thead>"
         f"<tr><th rowspan=2 class=name>frames picked by</th>{head}<th rowspan=2>questions</th>"
-        f"<th rowspan=2>failed</th></tr><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"</tr><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -131,5 +131,6 @@ def _table_row(own: Sequence[Row], selector: str, selectors: Sequence[str], kind
             cells.append(f"<td{' class=first' if name == 'accuracy' else ''}>{shape(value)}{small}</td>")
     whole = find(own, selector, budget)
     n, failed = (whole["n"], whole["failed"]) if whole else ("–", 0)
-    cells.append(f"<td class=first>{n}</td><td{' class=bad' if failed else ''}>{failed}</td>")
+    lost = f"<small class=bad>{failed} failed</small>" if failed else ""
+    cells.append(f"<td class=first>{n}{lost}</td>")
     return f"<tr{' class=ours' if selector == 'policy' else ''}>{''.join(cells)}</tr>"
