@@ -117,8 +117,10 @@ def evaluate_policy(
     if not budgets or min(budgets) < 1:
         raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(budgets)}")
     examples = read_examples(questions)
+    learned = FramePolicy.from_pretrained(
+        locate(policy, "policy")
+    )  # first: it is small, and a wrong folder is told at once
     reference = load_reference(config.reference)
-    learned = FramePolicy.from_pretrained(locate(policy, "policy"))
     side = learned.config.vision.image_size
     plan = Evaluation(
         selectors=(
