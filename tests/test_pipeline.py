@@ -1,17 +1,22 @@
 """The parts of a run between the commands and the mathematics: what it starts from, what the filter measures and resumes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from refocus_video.assets import locate
+from refocus_video.cli.console import progress
 from refocus_video.config import FilterConfig, ReferenceConfig, RunConfig, SamplingConfig, VisionConfig, named_config
-from refocus_video.data.examples import read_examples
+from refocus_video.data.examples import read_examples, write_examples
+from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.errors import BudgetError, CheckpointError
+from refocus_video.pipeline import filter_questions, train_policy
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.tower import load_tower
 from refocus_video.reference.base import ReferenceModel
@@ -180,3 +185,18 @@ def test_the_summary_counts_every_question_that_was_asked() -> None:
     assert sum(numbers["histogram"]["counts"]) == 3
     assert numbers["failures"] == {"d.mp4": "broken"}
     assert json.loads(json.dumps(numbers)) == numbers
+
+
+def test_a_video_too_short_for_the_budgets_is_counted_before_the_work_begins(haystack: Path, tmp_path: Path) -> None:
+    examples = read_examples(haystack / "train.jsonl")
+    still = tmp_path / "still.mp4"
+    write_mp4(still, np.zeros((4, 96, 96, 3), np.uint8), fps=8)
+    short = replace(examples[0], id="short", video=str(still))
+    questions = tmp_path / "questions.jsonl"
+    write_examples(questions, [*examples[:3], short])
+    tiny = ("train.max_steps=1", "train.stages=[{until: 1, budgets: [2, 3]}]", "filter.budget=2")
+    trained = train_policy(questions, tmp_path / "train", _settings(*tiny), progress)
+    assert trained["examples"] == 3
+    assert "gives 2 candidate frames, too few" in trained["failures"][str(still)]
+    filtered = filter_questions(questions, tmp_path / "filter", _settings(*tiny), progress)
+    assert (filtered["asked"], filtered["measured"], filtered["unreadable"]) == (4, 3, 1)

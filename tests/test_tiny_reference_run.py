@@ -24,7 +24,16 @@ def test_the_command_writes_a_model_that_loads_and_a_card_that_says_what_it_scor
 ) -> None:
     steps = ["--set", "seeing_steps=2", "--set", "letters_steps=2", "--set", "answering_steps=2"]
     small = [*steps, "--set", "batch_size=8", "--set", "width=32", "--set", "layers=2"]
-    command = ["refocus", "haystack", "train-reference", str(videos), "--output", str(tmp_path / "model"), *small, "--json"]
+    command = [
+        "refocus",
+        "haystack",
+        "train-reference",
+        str(videos),
+        "--output",
+        str(tmp_path / "model"),
+        *small,
+        "--json",
+    ]
     monkeypatch.setattr("sys.argv", command)
     main()
     scores = json.loads(capsys.readouterr().out)

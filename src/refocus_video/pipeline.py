@@ -30,6 +30,7 @@ from refocus_video.selectors.learned import Learned
 from refocus_video.selectors.random import Random
 from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.features import FeatureStore, weights_digest
+from refocus_video.train.filter import smallest_pool
 from refocus_video.train.filtering import measure, summary
 from refocus_video.train.setup import load_reference, new_policy
 from refocus_video.train.trainer import Trainer
@@ -45,7 +46,7 @@ def filter_questions(
     """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``."""
     examples = read_examples(questions)
     store = store or feature_store(config, output)
-    failures = build(store, examples, progress)
+    failures = build(store, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget)
     check_measured(output, examples, config)
     write_json(output / "config.json", config.model_dump(mode="json"))
     readable = [example for example in examples if example.video not in failures]
@@ -65,7 +66,8 @@ def train_policy(
     examples = read_examples(questions)
     accelerator = _accelerator(output)
     store = store or feature_store(config, output, str(accelerator.device))
-    failures = build(store, examples, progress, accelerator)
+    largest = max(budget for stage in config.train.stages for budget in stage.budgets)
+    failures = build(store, examples, progress, accelerator, enough=lambda frames: frames >= largest)
     usable = [example for example in examples if example.video not in failures]
     trainer = Trainer(store.policy, store.reference, store, usable, config.train, config.reference, output, accelerator)
     trainer.resume()
@@ -117,9 +119,8 @@ def evaluate_policy(
     if not budgets or min(budgets) < 1:
         raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(budgets)}")
     examples = read_examples(questions)
-    learned = FramePolicy.from_pretrained(
-        locate(policy, "policy")
-    )  # first: it is small, and a wrong folder is told at once
+    # The policy first: it is small, and a wrong folder is told at once.
+    learned = FramePolicy.from_pretrained(locate(policy, "policy"))
     reference = load_reference(config.reference)
     side = learned.config.vision.image_size
     plan = Evaluation(
@@ -180,9 +181,17 @@ def feature_store(config: RunConfig, output: Path, device: str = "cpu") -> Featu
 
 
 def build(
-    store: FeatureStore, examples: list[Example], progress: Progress, accelerator: Accelerator | None = None
+    store: FeatureStore,
+    examples: list[Example],
+    progress: Progress,
+    accelerator: Accelerator | None = None,
+    *,
+    enough: Callable[[int], bool] = lambda frames: True,
 ) -> dict[str, str]:
-    """Look at every video once, each process at its share; returns the unreadable ones with their reasons.
+    """Look at every video once, each process at its share; returns the ones that cannot be used with their reasons.
+
+    ``enough`` says whether a number of candidate frames will do for the budgets to come: a video that is too short is told before
+    the work begins, not in the middle of it.
 
     Raises:
         DataError: if none can be read.
@@ -191,7 +200,7 @@ def build(
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     mine = videos[rank::processes]
     with progress("looking at videos", len(mine)) as advance:
-        failures = store.build(mine, advance)
+        failures = store.build(mine, advance, enough)
     if processes > 1:
         failures = dict(gather_object(list(failures.items())))
     if len(failures) == len(videos):

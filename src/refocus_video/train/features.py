@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -68,12 +69,22 @@ class FeatureStore:
         key = f"{Path(video).resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self._recipe}"
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
 
-    def build(self, videos: Iterable[str], progress: Callable[[], None] = lambda: None) -> dict[str, str]:
-        """Compute what is missing; returns the videos that cannot be used, each with its reason."""
+    def build(
+        self,
+        videos: Iterable[str],
+        progress: Callable[[], None] = lambda: None,
+        enough: Callable[[int], bool] = lambda frames: True,
+    ) -> dict[str, str]:
+        """Compute what is missing; returns the videos that cannot be used, each with its reason.
+
+        ``enough`` says whether a number of candidate frames will do.
+        """
         failures: dict[str, str] = {}
         for video in videos:
             try:
                 self._build_one(video)
+                if not enough(frames := self.num_candidates(video)):
+                    raise VideoError(f"{video} gives {frames} candidate frames, too few for the budgets of this run")
             except VideoError as error:
                 failures[video] = str(error)
             progress()
@@ -96,6 +107,11 @@ class FeatureStore:
         }
         with replacing(path) as temporary:
             save_file(tensors, temporary)
+
+    def num_candidates(self, video: str) -> int:
+        """Candidate frames of a built video, without reading its features."""
+        with safe_open(self.path(video), framework="pt") as file:
+            return int(file.get_slice("times").get_shape()[0])
 
     def __getitem__(self, video: str) -> VideoFeatures:
         """Features of a built video; the ones used last stay in memory, up to :data:`MEMORY_BYTES`."""

@@ -28,14 +28,18 @@ def probe_pools(num_candidates: int) -> list[IntArray]:
     return [np.flatnonzero(w) for w in inside] + [np.flatnonzero(~w) for w in inside]
 
 
+def smallest_pool(num_candidates: int) -> int:
+    """The largest budget that every probe can hold."""
+    return min(map(len, probe_pools(num_candidates)))
+
+
 def probe_subsets(num_candidates: int, budget: int, rng: np.random.Generator) -> IntArray:
     """Draw the 16 probes, (16, K), each in temporal order.
 
     Raises:
         BudgetError: if a window holds fewer than K candidates.
     """
-    pools = probe_pools(num_candidates)
-    smallest = min(map(len, pools))
+    pools, smallest = probe_pools(num_candidates), smallest_pool(num_candidates)
     if not 1 <= budget <= smallest:
         raise BudgetError(
             f"asked for probes of {budget} frames, but the smallest window of {num_candidates} candidates holds {smallest}; "
