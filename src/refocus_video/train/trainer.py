@@ -5,7 +5,7 @@ subsets, score them, compare inside each group, score the picks again with gradi
 
 Where we differ from the paper:
 
-1. The entropy coefficient can be steered towards a target entropy; a fixed one collapses at small scale (docs/experiments.md).
+1. The entropy coefficient can be steered towards a target entropy (docs/experiments.md says when that matters).
 2. Advantages can be scaled by a running average of the spread (see ``advantage.py``).
 3. With one optimiser step per batch the rollout uses the states of the very pass that carries the gradient: no second prefix.
 4. Groups without spread are counted and masked; the paper does not say what it does.
