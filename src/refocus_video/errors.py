@@ -9,7 +9,7 @@
     ├── BudgetError                  a number of frames that cannot be picked
     ├── CheckpointError              weights or a folder that do not fit the model
     ├── StoreError                   a stored video index that cannot be read or written
-    └── ReferenceModelError           a reference model that cannot score what it was given
+    └── ReferenceModelError          a reference model that cannot score what it was given
 
 All derive from :class:`ValueError`, so a caller who only knows Python can catch them. The command line prints the
 message and exits with code 2. Broken invariants of our own are ``AssertionError`` and keep their traceback.

@@ -115,10 +115,13 @@ class FeatureStore:
 
     def __getitem__(self, video: str) -> VideoFeatures:
         """Features of a built video; the ones used last stay in memory, up to :data:`MEMORY_BYTES`."""
-        found = self._memory.pop(video, None) or VideoFeatures(**load_file(self.path(video)))
+        found = self._memory.pop(video, None)
+        if found is None:
+            found = VideoFeatures(**load_file(self.path(video)))
+            held = found.num_bytes + sum(other.num_bytes for other in self._memory.values())
+            while self._memory and held > MEMORY_BYTES:
+                held -= self._memory.pop(next(iter(self._memory))).num_bytes
         self._memory[video] = found  # a dictionary keeps the order of insertion: the last used is last
-        while len(self._memory) > 1 and sum(f.num_bytes for f in self._memory.values()) > MEMORY_BYTES:
-            del self._memory[next(iter(self._memory))]
         return found
 
 

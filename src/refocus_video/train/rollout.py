@@ -4,7 +4,7 @@ Dimensions: B videos · Q questions · G subsets of each · K picks · F candida
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -57,15 +57,7 @@ def shuffled(example: Example, rng: np.random.Generator) -> Example:
     order = rng.permutation(len(example.question.options))
     options = tuple(example.question.options[i] for i in order)
     answer = int(np.flatnonzero(order == example.answer)[0])
-    return Example(
-        id=example.id,
-        video=example.video,
-        question=Question(example.question.text, options),
-        answer=answer,
-        evidence=example.evidence,
-        question_type=example.question_type,
-        metadata=example.metadata,
-    )
+    return replace(example, question=Question(example.question.text, options), answer=answer)
 
 
 def collect(
