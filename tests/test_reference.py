@@ -168,6 +168,17 @@ def test_one_at_a_time_together_and_in_another_order_give_the_same(
     torch.testing.assert_close(together, small.score(requests), atol=1e-5, rtol=0)
 
 
+def test_given_texts_are_scored_as_options_in_words_are(reference: HuggingFaceReference, mode: AnswerMode) -> None:
+    features, question = reference.encode(_pictures()), QUESTIONS[2]
+    texts = (*question.options, question.options[0])
+    open_ended = ScoreRequest(features, torch.arange(FRAMES) / 4, Question(question.text), SUBSETS, texts=texts)
+    found, _ = reference.score([open_ended, _request(features, QUESTIONS[0])])
+    reference.answer_mode = "words"
+    (expected,) = reference.score([_request(features, question)])
+    reference.answer_mode = mode
+    torch.testing.assert_close(found, expected[:, [0, 1, 2, 0]], atol=1e-5, rtol=0)
+
+
 def test_a_subset_that_occurs_twice_is_scored_once(
     reference: HuggingFaceReference, mode: AnswerMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,9 +25,13 @@ class ScoreRequest:
     question: Question
     subsets: Tensor
     """Positions in temporal order, (G, K) int64, increasing along K."""
+    texts: tuple[str, ...] | None = None
+    """Answers to score instead of the options, each by the mean log-probability of its tokens: for questions without options."""
 
     def __post_init__(self) -> None:
-        if not self.question.options:
+        if self.texts is not None and not all(text.strip() for text in self.texts or ("",)):
+            raise ReferenceModelError(f"texts to score must not be empty, found {list(self.texts)}")
+        if not self.question.options and self.texts is None:
             raise ReferenceModelError(
                 f"question {self.question.text!r} has no options, and this reward compares options; give at least 2"
             )
@@ -48,7 +52,7 @@ class ReferenceModel(Protocol):
         ...
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
-        """Score of every option for every subset, one (G, O) float32 tensor a request; higher is better."""
+        """Score of every option, or of every one of ``texts``, for every subset: one (G, O) float32 tensor a request."""
         ...
 
 

@@ -112,12 +112,12 @@ class HuggingFaceReference:
 
     @torch.no_grad()
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
-        """Log-probability of every option for every subset: one (G, O) float32 tensor a request.
+        """Log-probability of every option (or given text) for every subset: one (G, O) float32 tensor a request.
 
         Identical subsets of a request are computed once.
         """
         distinct = [unique_subsets(request.subsets) for request in requests]
-        answers = [self.option_tokens(request.question) for request in requests]
+        answers = [self._answers(request) for request in requests]
         rows = [
             row
             for request, (subsets, _), options in zip(requests, distinct, answers, strict=True)
@@ -143,6 +143,17 @@ class HuggingFaceReference:
             raise ReferenceModelError(f"the model's tokenizer cannot tell these options apart: {answers}")
         return tokens
 
+    def _answers(self, request: ScoreRequest) -> list[list[int]]:
+        """Tokens of each answer that is scored: the options, or the texts given instead of them."""
+        if request.texts is None:
+            return self.option_tokens(request.question)
+        tokens: list[list[int]] = [
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in request.texts
+        ]
+        if not all(tokens):
+            raise ReferenceModelError(f"the model's tokenizer has no token for one of these texts: {request.texts}")
+        return tokens
+
     def text(self, question: Question) -> str:
         """The question as the model reads it."""
         if self.answer_mode == "words":
@@ -152,7 +163,7 @@ class HuggingFaceReference:
 
     def _rows(self, request: ScoreRequest, subsets: Tensor, options: list[list[int]]) -> Iterator[Row]:
         """A row for each subset and each distinct start of an answer: one a subset when answers are single tokens."""
-        text = self.text(request.question)
+        text = self.text(request.question) if request.texts is None else request.question.text
         for subset in subsets:
             frames, times = request.features[subset], request.times[subset].tolist()
             for start in _starts(options):
