@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from refocus_video.data.examples import read_examples, write_examples
+from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.errors import DataError
 from refocus_video.types import Example, Question, Span
 
@@ -30,11 +30,12 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
             metadata={"kind": "x", "events": [{"start_s": 1.5}]},
         ),
         Example("bare", str(tmp_path / "b.mp4"), Question("?", ("x", "y")), 0),
+        Example("open", str(tmp_path / "b.mp4"), Question("What colour?"), 0, accepted=("red", "crimson")),
     ]
     path = tmp_path / "questions.jsonl"
     write_examples(path, examples)
     assert read_examples(path) == examples
-    assert len(path.read_text(encoding="utf-8").split("\n")) == 3  # one line each, and the last one ends
+    assert len(path.read_text(encoding="utf-8").split("\n")) == 4  # one line each, and the last one ends
     first = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
     assert first["video"] == str(Path("clips", "ein Tag.mp4"))  # the folder can be moved
 
@@ -127,6 +128,68 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
     path = _write(tmp_path / "q.jsonl", {k: v for k, v in GOOD.items() if k != field})
     with pytest.raises(DataError, match=f"line 1, field '{field}'"):
         read_examples(path)
+
+
+OPEN: dict[str, Any] = {"id": "o", "video": "v.mp4", "question": "What colour?"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [
+        ({"answer": "red"}, ("red",)),
+        ({"answers": ["red", "crimson"]}, ("red", "crimson")),
+        ({"answers": ["C"]}, ("C",)),  # a vitamin, say; as "answer" it would be taken for a forgotten list of options
+    ],
+)
+def test_an_open_ended_question_has_answers_in_words(
+    tmp_path: Path, fields: dict[str, Any], accepted: tuple[str, ...]
+) -> None:
+    example = read_examples(_write(tmp_path / "q.jsonl", OPEN | fields))[0]
+    assert (example.accepted, example.texts, example.answer, example.question.options) == (accepted, accepted, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"answer": "C"}, "options"),
+        ({"answer": 1}, "options"),
+        ({"answer": " "}, "answer"),
+        ({}, "answer"),
+        ({"answers": []}, "answers"),
+        ({"answers": "red"}, "answers"),
+        ({"answers": ["red", "red"]}, "answers"),
+        ({"answers": ["red"], "answer": "red"}, "answers"),
+        ({"answers": ["red"], "options": ["red", "blue"]}, "answers"),
+    ],
+)
+def test_an_open_ended_question_without_a_clear_answer_is_named(
+    tmp_path: Path, fields: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(DataError, match=f"line 1, field '{field}'"):
+        read_examples(_write(tmp_path / "q.jsonl", OPEN | fields))
+
+
+def test_an_example_has_options_or_accepted_answers() -> None:
+    with pytest.raises(DataError, match="needs either options or accepted answers"):
+        Example("a", "v.mp4", Question("?", ("x", "y")), 0, accepted=("x",))
+    with pytest.raises(DataError, match="needs either options or accepted answers"):
+        Example("a", "v.mp4", Question("?"), 0)
+    with pytest.raises(DataError, match=r"one of its 1 accepted answers \(0\.\.0\), found 1"):
+        Example("a", "v.mp4", Question("?"), 1, accepted=("x",))
+
+
+def test_what_compares_options_says_so_of_an_open_ended_question() -> None:
+    closed = Example("closed", "v.mp4", Question("?", ("x", "y")), 0)
+    assert list(with_options([closed], "the filter")) == [closed]
+    with pytest.raises(DataError, match="question 'open' has no options, and the filter compares options"):
+        list(with_options([closed, Example("open", "v.mp4", Question("?"), 0, accepted=("x",))], "the filter"))
+
+
+def test_the_fingerprint_tells_accepted_answers_apart() -> None:
+    one, other = (Example("a", "v.mp4", Question("?"), 0, accepted=(text,)) for text in "xy")
+    assert fingerprint([one]) != fingerprint([other])
+    closed = Example("a", "v.mp4", Question("?", ("x", "y")), 0)
+    assert fingerprint([closed]) == "a856501656dbedb8"  # what folders made earlier were named by
 
 
 def test_optional_fields_may_be_null(tmp_path: Path) -> None:

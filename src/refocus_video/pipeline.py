@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
-from refocus_video.data.examples import fingerprint, read_examples, write_examples
+from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.evaluate.metrics import summarise
 from refocus_video.evaluate.report import build_filmstrips, write_report
@@ -44,7 +44,7 @@ def filter_questions(
     questions: Path, output: Path, config: RunConfig, progress: Progress, *, store: FeatureStore | None = None
 ) -> dict[str, Any]:
     """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``."""
-    examples = read_examples(questions)
+    examples = list(with_options(read_examples(questions), "the reward-variance filter"))
     store = store or feature_store(config, output)
     failures = build(store, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget)
     check_measured(output, examples, config)
@@ -63,7 +63,7 @@ def train_policy(
     questions: Path, output: Path, config: RunConfig, progress: Progress, *, store: FeatureStore | None = None
 ) -> dict[str, Any]:
     """Train a policy; write checkpoints, ``metrics.jsonl``, ``train.json`` and the finished policy in ``output/policy``."""
-    examples = read_examples(questions)
+    examples = list(with_options(read_examples(questions), f"the reward {config.reference.reward!r}"))
     accelerator = _accelerator(output)
     store = store or feature_store(config, output, str(accelerator.device))
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
@@ -118,7 +118,7 @@ def evaluate_policy(
     """
     if not budgets or min(budgets) < 1:
         raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(budgets)}")
-    examples = read_examples(questions)
+    examples = list(with_options(read_examples(questions), "evaluation"))
     # The policy first: it is small, and a wrong folder is told at once.
     learned = FramePolicy.from_pretrained(locate(policy, "policy"))
     reference = load_reference(config.reference)

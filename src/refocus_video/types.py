@@ -59,20 +59,33 @@ class Example:
     """Path of the video file."""
     question: Question
     answer: int
-    """Position of the right option in ``question.options``."""
+    """Position of the right one among :attr:`texts`."""
     evidence: tuple[Span, ...] = ()
     """The stretches that must *all* be seen to answer; empty when unknown."""
     question_type: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    accepted: tuple[str, ...] = ()
+    """The texts that count as right for a question without options; empty for a question with them."""
 
     def __post_init__(self) -> None:
         if not self.id:
             raise DataError("an example needs a non-empty id")
-        if not 0 <= self.answer < len(self.question.options):
+        if bool(self.question.options) == bool(self.accepted):
             raise DataError(
-                f"example {self.id!r}: answer must be the position of one of its {len(self.question.options)} options "
-                f"(0..{len(self.question.options) - 1}), found {self.answer}"
+                f"example {self.id!r}: needs either options or accepted answers, "
+                f"found {len(self.question.options)} options and {len(self.accepted)} accepted answers"
             )
+        if not 0 <= self.answer < len(self.texts):
+            raise DataError(
+                f"example {self.id!r}: answer must be the position of one of its {len(self.texts)} "
+                f"{'options' if self.question.options else 'accepted answers'} (0..{len(self.texts) - 1}), "
+                f"found {self.answer}"
+            )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What ``answer`` counts: the options, or the accepted answers of an open-ended question."""
+        return self.question.options or self.accepted
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Examples as JSONL: one object a line, checked field by field on the way in.
 
 A line holds ``id``, ``video``, ``question``, ``options`` (list of at least two), ``answer`` (position, letter or the option's
-text), and optionally ``evidence`` (list of ``[start_s, end_s]``), ``question_type`` and ``metadata``. A relative ``video`` is
-looked up beside the JSONL file.
+text), and optionally ``evidence`` (list of ``[start_s, end_s]``), ``question_type`` and ``metadata``. An open-ended question has
+no ``options``, and ``answer`` (a text) or ``answers`` (the texts that count as right, the best one first). A relative ``video``
+is looked up beside the JSONL file.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from refocus_video.files import write_jsonl
 from refocus_video.types import Example, Question, Span
 
 T = TypeVar("T")
-FIELDS = ("id", "video", "question", "options", "answer", "evidence", "question_type", "metadata")
+FIELDS = ("id", "video", "question", "options", "answer", "answers", "evidence", "question_type", "metadata")
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -58,8 +59,21 @@ def fingerprint(examples: Iterable[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         question = example.question
-        digest.update(json.dumps([example.id, question.text, question.options, example.answer]).encode())
+        parts = [example.id, question.text, question.options, example.answer]
+        digest.update(json.dumps([*parts, example.accepted] if example.accepted else parts).encode())
     return digest.hexdigest()[:16]
+
+
+def with_options(examples: Iterable[Example], purpose: str) -> Iterator[Example]:
+    """The same examples, for a ``purpose`` that compares options, e.g. "the reward-variance filter".
+
+    Raises:
+        DataError: at the first open-ended question.
+    """
+    for example in examples:
+        if example.accepted:
+            raise DataError(f"question {example.id!r} has no options, and {purpose} compares options; leave it out")
+        yield example
 
 
 def _load(line: str, where: str) -> dict[str, Any]:
@@ -76,15 +90,20 @@ def _load(line: str, where: str) -> dict[str, Any]:
 
 
 def _parse(row: dict[str, Any], where: str, folder: Path) -> Example:
-    options = _texts(row, "options", where)
+    if row.get("answers") is not None or "options" not in row:
+        options, answer, accepted = (), 0, _accepted(row, where)
+    else:
+        options, accepted = _texts(row, "options", where, least=2), ()
+        answer = _answer(row, options, where)
     return Example(
         id=_text(row, "id", where),
         video=str(folder / _text(row, "video", where)),
         question=Question(_text(row, "question", where), options),
-        answer=_answer(row, options, where),
+        answer=answer,
         evidence=_spans(row, where),
         question_type=_optional(row, "question_type", str, "a text", where),
         metadata=_optional(row, "metadata", dict, "an object", where),
+        accepted=accepted,
     )
 
 
@@ -95,12 +114,14 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _texts(row: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+def _texts(row: dict[str, Any], key: str, where: str, least: int) -> tuple[str, ...]:
     values = row.get(key)
-    if not isinstance(values, list) or len(values) < 2 or not all(isinstance(v, str) and v.strip() for v in values):
-        raise DataError(f"{where}, field {key!r}: expected a list of at least 2 texts, found {values!r}")
+    if not isinstance(values, list) or len(values) < least or not all(isinstance(v, str) and v.strip() for v in values):
+        raise DataError(
+            f"{where}, field {key!r}: expected a list of at least {least} text{'s' * (least > 1)}, found {values!r}"
+        )
     if len(set(values)) < len(values):
-        raise DataError(f"{where}, field {key!r}: options must differ from each other, found {values!r}")
+        raise DataError(f"{where}, field {key!r}: {key} must differ from each other, found {values!r}")
     return tuple(values)
 
 
@@ -126,6 +147,23 @@ def _answer(row: dict[str, Any], options: tuple[str, ...], where: str) -> int:
     )
 
 
+def _accepted(row: dict[str, Any], where: str) -> tuple[str, ...]:
+    """The right answers of an open-ended question, the best one first."""
+    if "answers" in row:
+        both = [key for key in ("options", "answer") if row.get(key) is not None]
+        if both:
+            raise DataError(f"{where}, field 'answers': stands for an open-ended question, found {both[0]!r} as well")
+        return _texts(row, "answers", where, least=1)
+    answer = row.get("answer")
+    if isinstance(answer, str) and len(answer) == 1 and answer.isascii() and answer.isupper():
+        raise DataError(f"{where}, field 'options': missing, but the answer is the letter {answer!r}")
+    if "answer" in row and not isinstance(answer, str):
+        raise DataError(
+            f"{where}, field 'options': missing; without options the answer must be a text, found {answer!r}"
+        )
+    return (_text(row, "answer", where),)
+
+
 def _spans(row: dict[str, Any], where: str) -> tuple[Span, ...]:
     spans = _optional(row, "evidence", list, "a list of [start_s, end_s]", where)
     for span in spans:
@@ -143,9 +181,13 @@ def _dump(example: Example, folder: Path) -> dict[str, Any]:
         "id": example.id,
         "video": str(written),
         "question": example.question.text,
-        "options": list(example.question.options),
-        "answer": example.answer,
     }
+    if example.accepted:
+        # The reader takes the first as the best.
+        best = example.accepted[example.answer]
+        row["answers"] = [best, *(text for text in example.accepted if text != best)]
+    else:
+        row |= {"options": list(example.question.options), "answer": example.answer}
     if example.evidence:
         row["evidence"] = [[span.start_s, span.end_s] for span in example.evidence]
     if example.question_type:
