@@ -90,11 +90,10 @@ def _load(line: str, where: str) -> dict[str, Any]:
 
 
 def _parse(row: dict[str, Any], where: str, folder: Path) -> Example:
-    if row.get("answers") is not None or "options" not in row:
-        options, answer, accepted = (), 0, _accepted(row, where)
-    else:
-        options, accepted = _texts(row, "options", where, least=2), ()
-        answer = _answer(row, options, where)
+    open_ended = row.get("answers") is not None or "options" not in row
+    options = () if open_ended else _texts(row, "options", where, least=2)
+    accepted = _accepted(row, where) if open_ended else ()
+    answer = 0 if open_ended else _answer(row, options, where)
     return Example(
         id=_text(row, "id", where),
         video=str(folder / _text(row, "video", where)),
