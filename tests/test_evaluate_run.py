@@ -1,4 +1,4 @@
-"""Evaluation: every question counts in every row of the table, controls do what they promise, a cut run goes on."""
+"""Choosing: every question counts in every row of the table, controls do what they promise, a cut run goes on."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,9 +13,12 @@ import torch
 from refocus_video.config import SamplingConfig
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
-from refocus_video.errors import BudgetError, ConfigError
+from refocus_video.data.selections import Chosen
+from refocus_video.errors import BudgetError, ConfigError, DataError
 from refocus_video.evaluate import controls
-from refocus_video.evaluate.run import Evaluation, evaluate
+from refocus_video.evaluate.answer import Answering, answer
+from refocus_video.evaluate.choose import Choosing
+from refocus_video.evaluate.run import evaluate, units
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.selectors.base import OpenVideo, Pick, to_selection
@@ -25,6 +28,7 @@ from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.types import Candidates, Example, Question, Span
 from refocus_video.video.candidates import load_candidates
+from refocus_video.video.reader import VideoReader
 from tiny_policy import tiny_policy
 
 SAMPLING = SamplingConfig(fps=4.0, max_frames=64)
@@ -44,25 +48,29 @@ def examples(haystack: Path) -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def plan() -> Evaluation:
+def plan() -> Choosing:
     policy = tiny_policy()
-    return Evaluation((Uniform(), Random(3), Learned(policy)), (2, 5), (32, 32), SAMPLING)
+    return Choosing((Uniform(), Random(3), Learned(policy)), (2, 5), (32, 32), SAMPLING)
 
 
 @pytest.fixture(scope="module")
 def rows(
     examples: list[Example],
     reference: HuggingFaceReference,
-    plan: Evaluation,
+    plan: Choosing,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Row]:
-    return evaluate(examples, reference, plan, tmp_path_factory.mktemp("whole"), {"a": 1})
+    return evaluate(examples, [Answering(reference, "tiny")], plan, tmp_path_factory.mktemp("whole"), {"a": 1})
+
+
+def _timeless(row: Row) -> Row:
+    return {k: v for k, v in row.items() if not k.endswith("seconds")}
 
 
 def _lines(folder: Path) -> list[Row]:
     """Everything in the file but how long it took."""
     lines = (folder / "rows.jsonl").read_text(encoding="utf-8").split("\n")
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines if line]
+    return [_timeless(json.loads(line)) for line in lines if line]
 
 
 def _count(rows: Sequence[Row]) -> dict[tuple[str, int], int]:
@@ -77,7 +85,7 @@ def _count(rows: Sequence[Row]) -> dict[tuple[str, int], int]:
 
 
 def test_every_question_has_a_row_for_every_selector_and_budget(
-    rows: list[Row], examples: list[Example], plan: Evaluation
+    rows: list[Row], examples: list[Example], plan: Choosing
 ) -> None:
     assert plan.names == ("uniform", "random", "policy", "wrong-question", "query-blind", "oracle")
     assert _count(rows) == {(name, budget): len(examples) for name in plan.names for budget in plan.budgets}
@@ -210,7 +218,7 @@ def test_the_wrong_question_is_asked_of_the_same_video() -> None:
 
 
 def test_a_bad_video_counts_as_wrong_in_every_row_it_would_have_had(
-    examples: list[Example], reference: HuggingFaceReference, plan: Evaluation, rows: list[Row], tmp_path: Path
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, rows: list[Row], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -218,7 +226,7 @@ def test_a_bad_video_counts_as_wrong_in_every_row_it_would_have_had(
     unknown = replace(bad[0], id="bad-unknown", evidence=(), metadata={})
     good = [replace(e, id=f"good-{e.id}") for e in (*examples[: len(bad)], replace(examples[0], id="unknown"))]
     good[-1] = replace(good[-1], evidence=(), metadata={})
-    found = evaluate([*bad, unknown, *good], reference, plan, tmp_path / "out", {})
+    found = evaluate([*bad, unknown, *good], [Answering(reference, "tiny")], plan, tmp_path / "out", {})
     failed = [row for row in found if row["id"].startswith("bad")]
     fine = [row for row in found if row["id"].startswith("good")]
     assert _count(failed) == _count(fine)  # the denominators do not depend on whether a file can be read
@@ -233,15 +241,78 @@ def test_a_bad_video_counts_as_wrong_in_every_row_it_would_have_had(
 
 
 def test_a_video_too_short_for_one_budget_still_counts_for_the_others(
-    reference: HuggingFaceReference, plan: Evaluation, tmp_path: Path
+    reference: HuggingFaceReference, plan: Choosing, tmp_path: Path
 ) -> None:
     video = tmp_path / "short.mp4"
     write_mp4(video, np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), dtype=np.uint8), fps=8)
     example = Example("s", str(video), Question("Which shape is on the red card?", ("cross", "ring")), 0, (Span(0, 1),))
-    rows = evaluate([example], reference, plan, tmp_path / "out", {})  # 1 second: 4 candidates; budgets 2 and 5
+    rows = evaluate(
+        [example], [Answering(reference, "tiny")], plan, tmp_path / "out", {}
+    )  # 1 second: 4 candidates; budgets 2 and 5
     assert {row["budget"]: row["error"] is None for row in rows} == {2: True, 5: False}
     assert {row["selector"] for row in rows if row["error"]} == {"uniform", "random", "policy", "oracle"}
     assert all("only 4 candidate frames" in row["error"] for row in rows if row["budget"] == 5)
+
+
+# ------------------------------------------------------------------ choices made elsewhere
+
+
+class Watching:
+    """A reference model that notes what it is shown."""
+
+    image_size = (32, 32)
+
+    def __init__(self) -> None:
+        self.encoded = 0
+        self.times: list[list[float]] = []
+
+    def encode(self, frames: Any) -> torch.Tensor:
+        self.encoded += len(frames)
+        return torch.zeros(len(frames), 1)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[torch.Tensor]:
+        self.times += [request.times[subset].tolist() for request in requests for subset in request.subsets]
+        return [torch.eye(len(r.question.options))[[0] * len(r.subsets)] for r in requests]
+
+
+def _elsewhere(example: Example, frames: list[int], **more: Any) -> Chosen:
+    given: dict[str, Any] = {"selector": "theirs", "budget": 2, "times": [float(i) for i in range(len(frames))]} | more
+    return Chosen(id=example.id, video="their/name.mp4", question="", frame_indices=frames, **given)
+
+
+def test_a_model_sees_each_frame_once_with_the_times_of_the_video(examples: list[Example], tmp_path: Path) -> None:
+    first, model = examples[0], Watching()
+    chosen = [
+        _elsewhere(first, [3, 40]),
+        _elsewhere(first, [3, 40], selector="same"),
+        _elsewhere(first, [40], budget=1),
+    ]
+    rows = answer(chosen, examples, Answering(model, "watching"), tmp_path / "rows.jsonl")
+    with VideoReader(first.video) as reader:
+        true = reader.times[[3, 40]].tolist()
+    assert model.encoded == 2
+    assert model.times == [true, true, true[1:]]
+    assert [row["times"] for row in rows] == [pytest.approx(t, abs=1e-6) for t in model.times]
+    assert [row["correct"] for row in rows] == [first.answer == 0] * 3
+
+
+def test_choices_that_cannot_be_shown_count_as_wrong(examples: list[Example], tmp_path: Path) -> None:
+    gone = replace(examples[1], id="gone", video=str(tmp_path / "gone.mp4"))
+    chosen = [
+        _elsewhere(examples[0], [3, 10**6]),
+        _elsewhere(examples[0], [], selector="empty", error="their selector gave up"),
+        _elsewhere(gone, [1, 2]),
+    ]
+    rows = answer(chosen, [*examples, gone], Answering(Watching(), "watching"), tmp_path / "rows.jsonl")
+    reasons = ["names frame 1000000", "their selector gave up", "gone.mp4"]
+    assert all(reason in row["error"] for reason, row in zip(reasons, rows, strict=True))
+    assert not any(row["correct"] for row in rows)
+
+
+def test_choices_for_other_questions_are_refused(examples: list[Example], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 selections are for other questions, such as 'nobody'"):
+        chosen = [_elsewhere(replace(examples[0], id="nobody"), [1, 2])]
+        answer(chosen, examples, Answering(Watching(), "watching"), tmp_path / "rows.jsonl")
 
 
 # ------------------------------------------------------------------ resuming
@@ -256,8 +327,8 @@ def _cut_inside_a_character(text: bytes) -> bytes:
     return text[: place + 1]
 
 
-def _cut_before_the_end_of_video(text: bytes) -> bytes:
-    return text[: text.rindex(b'{"end_of_video"')]
+def _cut_before_the_last_row(text: bytes) -> bytes:
+    return text[: text.rindex(b"\n", 0, -1) + 1]
 
 
 def _cut_at_once(text: bytes) -> bytes:
@@ -268,48 +339,50 @@ def _not_cut(text: bytes) -> bytes:
     return text
 
 
+@pytest.mark.parametrize("file", ["selections.jsonl", "rows.jsonl"])
 @pytest.mark.parametrize(
-    "cut", [_cut_in_a_line, _cut_inside_a_character, _cut_before_the_end_of_video, _cut_at_once, _not_cut]
+    "cut", [_cut_in_a_line, _cut_inside_a_character, _cut_before_the_last_row, _cut_at_once, _not_cut]
 )
 def test_a_run_cut_anywhere_ends_in_the_same_file(
     examples: list[Example],
     reference: HuggingFaceReference,
-    plan: Evaluation,
+    plan: Choosing,
     tmp_path: Path,
     cut: Callable[[bytes], bytes],
+    file: str,
 ) -> None:
     named = [replace(e, id=f"é\u2028{e.id}") for e in examples]  # in a file, a line separator must not end a line
-    whole = evaluate(named, reference, plan, tmp_path, {"seed": 0})
+    whole = evaluate(named, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
     expected = _lines(tmp_path)
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / file
     path.write_bytes(cut(path.read_bytes()))
-    again = evaluate(named, reference, plan, tmp_path, {"seed": 0})
+    again = evaluate(named, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
     assert _lines(tmp_path) == expected
-    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in whole]
+    assert [_timeless(row) for row in again] == [_timeless(row) for row in whole]
 
 
 def test_finished_videos_are_not_run_again(
-    examples: list[Example], reference: HuggingFaceReference, plan: Evaluation, tmp_path: Path
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, tmp_path: Path
 ) -> None:
-    evaluate(examples, reference, plan, tmp_path, {})
+    evaluate(examples, [Answering(reference, "tiny")], plan, tmp_path, {})
     text = (tmp_path / "rows.jsonl").read_bytes()
     told: list[int] = []
-    evaluate(examples, reference, plan, tmp_path, {}, lambda: told.append(1))
+    evaluate(examples, [Answering(reference, "tiny")], plan, tmp_path, {}, lambda: told.append(1))
     assert (tmp_path / "rows.jsonl").read_bytes() == text  # down to the seconds
-    assert len(told) == len({e.video for e in examples})
+    assert len(told) == units(examples, models=1) == 2 * len({e.video for e in examples})
 
 
 @pytest.mark.parametrize("change", ["settings", "budgets", "selectors"])
 def test_results_of_other_settings_are_not_mixed(
-    examples: list[Example], reference: HuggingFaceReference, plan: Evaluation, tmp_path: Path, change: str
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, tmp_path: Path, change: str
 ) -> None:
     one = examples[:1]
-    evaluate(one, reference, plan, tmp_path, {"seed": 0})
+    evaluate(one, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
     before = (tmp_path / "rows.jsonl").read_bytes()
     settings = {"seed": 1 if change == "settings" else 0}
     other = {"budgets": replace(plan, budgets=(2,)), "selectors": replace(plan, selectors=(Uniform(),))}
     with pytest.raises(ConfigError, match="other settings"):
-        evaluate(one, reference, other.get(change, plan), tmp_path, settings)
+        evaluate(one, [Answering(reference, "tiny")], other.get(change, plan), tmp_path, settings)
     assert (tmp_path / "rows.jsonl").read_bytes() == before
 
 

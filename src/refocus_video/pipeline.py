@@ -21,9 +21,11 @@ from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.errors import ConfigError, DataError
+from refocus_video.evaluate.answer import Answering
+from refocus_video.evaluate.choose import Choosing
 from refocus_video.evaluate.metrics import summarise
 from refocus_video.evaluate.report import build_filmstrips, write_report
-from refocus_video.evaluate.run import Evaluation, evaluate
+from refocus_video.evaluate.run import FILES, evaluate, units
 from refocus_video.files import write_json
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.learned import Learned
@@ -112,7 +114,7 @@ def evaluate_policy(
     title: str = "Frame selection on held-out videos",
     main_budget: int | None = None,
 ) -> dict[str, Any]:
-    """Run selectors and controls; write ``rows.jsonl``, ``results.json`` and ``report.html``.
+    """Run selectors and controls; write ``selections.jsonl``, ``rows.jsonl``, ``results.json`` and ``report.html``.
 
     ``main_budget`` is the one that the report tells first; the middle one if left out.
     """
@@ -121,9 +123,9 @@ def evaluate_policy(
     examples = list(with_options(read_examples(questions), "evaluation"))
     # The policy first: it is small, and a wrong folder is told at once.
     learned = FramePolicy.from_pretrained(locate(policy, "policy"))
-    reference = load_reference(config.reference)
+    answering = Answering(load_reference(config.reference), config.reference.model)
     side = learned.config.vision.image_size
-    plan = Evaluation(
+    plan = Choosing(
         selectors=(
             Uniform(),
             Random(config.train.seed),
@@ -142,12 +144,12 @@ def evaluate_policy(
         "fingerprints": {"policy": weights_digest(learned.state_dict()), "questions": fingerprint(examples)},
     }
     begun = time.perf_counter()
-    with progress("evaluating", len(by_video(examples))) as advance:
-        rows = evaluate(examples, reference, plan, output, settings, advance)
+    with progress("evaluating", units(examples, 1)) as advance:
+        rows = evaluate(examples, [answering], plan, output, settings, advance)
     seconds = round(time.perf_counter() - begun, 1)
     reasons = {row["video"]: row["error"] for row in rows if row["error"]}
     if all(row["error"] for row in rows):
-        for name in ("rows.jsonl", "evaluation.json"):  # or running again would not look at the videos again
+        for name in FILES:  # or running again would not look at the videos again
             (output / name).unlink()
         raise none_usable(reasons)
     results = {

@@ -1,0 +1,153 @@
+"""First stage of an evaluation: selectors and controls choose frames, and a selection file says which.
+
+Every question has one row for every selector and budget, known before anything is run, also when its video cannot be read: then the
+row says why. Rows are appended video by video, so an interrupted run goes on where it stopped.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from refocus_video.config import SamplingConfig
+from refocus_video.data.evidence import by_video
+from refocus_video.data.selections import FORMAT, Chosen, pool_fingerprint
+from refocus_video.errors import RefocusError
+from refocus_video.evaluate import controls
+from refocus_video.evaluate.journal import Journal
+from refocus_video.selectors.base import Pick, Selector, question_rng, to_selection
+from refocus_video.types import Candidates, Example
+from refocus_video.video.candidates import load_candidates
+
+Key = tuple[str, str, int]
+"""What is chosen once: question, selector, budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choosing:
+    """Who chooses, how many frames, from which candidates."""
+
+    selectors: tuple[Selector, ...]
+    budgets: tuple[int, ...]
+    image_size: tuple[int, int]
+    """At which the selectors look at frames."""
+    sampling: SamplingConfig
+    wrong_question_of: str | None = "policy"
+    """The selector to which the wrong question is put; no such control if it is not among ``selectors``."""
+    ideals: tuple[str, ...] = ("query-blind", "oracle")
+    """Controls that know where things happen."""
+    seed: int = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Selectors and controls, in the order of the table."""
+        own = tuple(selector.name for selector in self.selectors)
+        wrong = ("wrong-question",) if self.wrong_question_of in own else ()
+        return (*own, *wrong, *self.ideals)
+
+    def keys(self, examples: Sequence[Example]) -> Iterator[Key]:
+        """Every row that the questions of one video will have. A control that does not apply to a question has none."""
+        for budget in self.budgets:
+            for name in self.names:
+                for example in examples:
+                    if controls.applies(name, example, examples):
+                        yield example.id, name, budget
+
+
+def choose(
+    examples: Sequence[Example], plan: Choosing, path: Path, progress: Callable[[], None] = lambda: None
+) -> list[Chosen]:
+    """Write the selection file ``path`` and return its rows."""
+    head = {"manifest": {"format": FORMAT, "selectors": plan.names, "sampling": plan.sampling.model_dump(mode="json")}}
+    journal = Journal(path, head)
+    groups = by_video(examples)
+    finished = journal.keep_finished(
+        {video: set(plan.keys(group)) for video, group in groups.items()},
+        unit=lambda row: row["video"],
+        key=lambda row: (row["id"], row["selector"], row["budget"]),
+    )
+    for video, group in groups.items():
+        if video not in finished:
+            journal.append(row.model_dump(mode="json", exclude_none=True) for row in choose_in(video, group, plan))
+        progress()
+    return [Chosen.model_validate(row) for row in journal.rows]
+
+
+def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[Chosen]:
+    """Every row of one video."""
+    chosen: dict[Key, Chosen] = {}
+    reason = ""
+    try:
+        candidates = load_candidates(video, plan.image_size, plan.sampling)
+        reason = f"the video gives only {len(candidates)} candidate frames"
+        # A video that is too short for one budget still counts for the smaller ones.
+        fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
+        pool = pool_fingerprint(candidates.frame_indices)
+        for example, name, budget, pick, seconds in _picks(examples, candidates, fitting):
+            chosen[example.id, name, budget] = _chosen(example, name, budget, pick, candidates, pool, seconds)
+    except RefocusError as error:
+        chosen, reason = {}, str(error)
+    known = {example.id: example for example in examples}
+    return [chosen.get(key) or _failed(known[key[0]], key[1], key[2], reason) for key in plan.keys(examples)]
+
+
+def _picks(
+    examples: Sequence[Example], candidates: Candidates, plan: Choosing
+) -> Iterator[tuple[Example, str, int, Pick, float]]:
+    """Everything that is picked from one video, each with the seconds that it took; looking at the video is shared out."""
+    questions = [example.question for example in examples]
+    shares = len(questions) * len(plan.budgets)
+    for selector in plan.selectors:
+        begun = time.perf_counter()
+        opened = selector.open(candidates)
+        opening = (time.perf_counter() - begun) / max(1, shares)
+        for budget in plan.budgets:
+            begun = time.perf_counter()
+            picks = opened.pick(questions, budget)
+            seconds = opening + (time.perf_counter() - begun) / len(questions)
+            for example, pick in zip(examples, picks, strict=True):
+                yield example, selector.name, budget, pick, seconds
+            if selector.name == plan.wrong_question_of:
+                for example, other in zip(examples, controls.wrong_question(examples, opened, budget), strict=True):
+                    if other is not None:
+                        yield example, "wrong-question", budget, other, seconds
+    for budget in plan.budgets:
+        for example in examples:
+            rng = question_rng(plan.seed, candidates.video, example.question, budget)
+            for name, control in (("query-blind", controls.query_blind), ("oracle", controls.oracle)):
+                ideal = control(example, candidates, budget, rng)
+                if ideal is not None and name in plan.ideals:
+                    yield example, name, budget, ideal, 0.0
+
+
+def _chosen(
+    example: Example, selector: str, budget: int, pick: Pick, candidates: Candidates, pool: str, seconds: float
+) -> Chosen:
+    selection = to_selection(pick, candidates, example.question, selector)
+    scores = selection.probabilities
+    return Chosen(
+        id=example.id,
+        video=example.video,
+        question=example.question.text,
+        selector=selector,
+        budget=budget,
+        frame_indices=selection.frame_indices.tolist(),
+        times=[round(float(t), 6) for t in selection.times],
+        positions=selection.positions.tolist(),
+        candidates=len(candidates),
+        pool=pool,
+        scores=None if scores is None else [round(float(p), 6) for p in scores],
+        seconds=round(seconds, 6),
+    )
+
+
+def _failed(example: Example, selector: str, budget: int, reason: str) -> Chosen:
+    return Chosen(
+        id=example.id,
+        video=example.video,
+        question=example.question.text,
+        selector=selector,
+        budget=budget,
+        frame_indices=[],
+        error=reason,
+    )

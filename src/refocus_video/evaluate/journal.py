@@ -1,0 +1,73 @@
+"""A JSON Lines file that grows while a run goes on and from which the run goes on after a kill.
+
+Rows of one unit of work (a video) are appended in one write that reaches the disk. What a kill left of a unit is cut off when the
+file is opened again: which rows make a unit whole is known before it is run.
+"""
+
+import json
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+from refocus_video.files import write_jsonl
+
+Row = dict[str, Any]
+
+
+class Journal:
+    """The rows of finished units, and the place where further ones go."""
+
+    def __init__(self, path: Path, head: Row | None = None) -> None:
+        """Open or begin the file; ``head`` is its first line where it has one."""
+        self.path = path
+        self.rows: list[Row] = []
+        if not path.exists():
+            write_jsonl(path, [] if head is None else [head])
+            return
+        whole, torn = _whole_lines(path)
+        # A file cut inside its first line begins anew.
+        if torn:
+            write_jsonl(path, whole or ([] if head is None else [head]))
+        self.rows = whole if head is None else whole[1:]
+        self._head = whole[:1] if head is not None else []
+
+    def keep_finished(
+        self,
+        expected: Mapping[Hashable, Set[Hashable]],
+        unit: Callable[[Row], Hashable],
+        key: Callable[[Row], Hashable],
+    ) -> set[Hashable]:
+        """Cut off the rows of unfinished units; returns the finished ones.
+
+        Args:
+            expected: the keys of the rows that each unit has when it is finished.
+            unit: of a row.
+            key: of a row.
+        """
+        found: dict[Hashable, set[Hashable]] = {}
+        for row in self.rows:
+            found.setdefault(unit(row), set()).add(key(row))
+        finished = {name for name, keys in expected.items() if keys <= found.get(name, set())}
+        kept = [row for row in self.rows if unit(row) in finished]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            write_jsonl(self.path, [*self._head, *kept])
+        return finished
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add the rows of one unit in one write that reaches the disk."""
+        new = list(rows)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.rows += new
+
+
+def _whole_lines(path: Path) -> tuple[list[Row], bool]:
+    """The rows up to the last line break, and whether anything follows it."""
+    text = path.read_bytes()
+    end = text.rfind(b"\n") + 1
+    # Not splitlines: a text may hold characters such as U+2028, which end a line there but not in JSONL.
+    return [json.loads(line) for line in text[:end].decode("utf-8").split("\n") if line], end < len(text)
