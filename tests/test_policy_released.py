@@ -323,7 +323,7 @@ def test_options_that_are_not_supported_are_refused(tmp_path: Path, option: str,
 
 @pytest.mark.parametrize("changes", [{"merge": 2}, {"pool_stride": 1}])
 def test_a_policy_that_the_published_code_cannot_run_is_not_written(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError, match="pool_stride 2 and merge 1 alone"):
+    with pytest.raises(CheckpointError, match="bilinear pooling at stride 2 without merging alone"):
         tiny_policy(**changes).save_released(tmp_path)
     assert not list(tmp_path.iterdir())
 

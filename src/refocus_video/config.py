@@ -4,6 +4,7 @@ The defaults are the paper's (arXiv 2506.01274; "METHOD" sections are those of d
 the full-size model. The tiny models differ by configuration only: see ``configs/``. An unknown key is an error.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -71,6 +72,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: not readable as YAML: {' '.join(str(error).split())}") from None
 
 
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two mappings of settings as one; what is stated above goes before what is below, group by group."""
+    both = {key: (below[key], above[key]) for key in below.keys() & above.keys()}
+    groups = {key: _overlaid(*pair) for key, pair in both.items() if all(isinstance(part, Mapping) for part in pair)}
+    return {**below, **above, **groups}
+
+
 def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "(whole file)"
     if item["type"] == "extra_forbidden":
@@ -120,13 +128,43 @@ class VisionConfig(Settings):
 HeadNorm = Literal["none", "l2", "rmsnorm"]
 """What is done to the output of a head: nothing, length 1, or root mean square 1."""
 
+PoolMode = Literal["bilinear", "mean"]
+"""How patches become tokens."""
+
+_SIGLIP_BASE = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 11,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+}
+"""google/siglip-base-patch16-224, whose patch grid of 14×14 divides into 7×7, 2×2 and 1×1."""
+
+_LITE = {"vision": _SIGLIP_BASE, "pool_mode": "mean", "d_model": 512, "n_layer": 12, "d_state": 64}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "0.3b": {"d_model": 1024, "n_layer": 48},
+    "1.3b": {"d_model": 2048, "n_layer": 48},
+    "2.7b": {"d_model": 2560, "n_layer": 64},
+    "lite": {**_LITE, "pool_stride": 7},
+    **{f"lite-{-(-14 // stride)}x{-(-14 // stride)}": {**_LITE, "pool_stride": stride} for stride in (1, 2, 4, 7, 14)},
+}
+"""Policies by name: the three sizes of Video-Ma²mba, whose backbones are those of Mamba-2 370m, 1.3b and 2.7b (METHOD §3),
+and a small one over a small tower, told apart by the grid of tokens that stands for a frame. ``lite`` is ``lite-2x2``."""
+
 
 class PolicyConfig(Settings):
-    """The selection policy (METHOD §3). Defaults: the 1.3B model."""
+    """The selection policy (METHOD §3). Defaults: the 1.3B model.
+
+    ``preset: NAME`` among the settings stands for those of :data:`PRESETS`; what is stated beside it goes before it.
+    """
 
     vision: VisionConfig = VisionConfig()
     pool_stride: int = Field(default=2, ge=1)
-    """Bilinear pooling of the patch grid: 27×27 → 14×14 at stride 2."""
+    """Pooling of the patch grid to 1/stride of its side: 27×27 → 14×14 at stride 2."""
+    pool_mode: PoolMode = "bilinear"
+    """Bilinear as in the paper, which looks at no more than 2×2 patches for a token, or the mean of all patches."""
     merge: int = Field(default=1, ge=1)
     """Joins merge×merge neighbouring pooled tokens into one wider token; 1 keeps them as in the paper."""
     d_model: int = 2048
@@ -159,6 +197,16 @@ class PolicyConfig(Settings):
     """Feed each pick back before the next, or ask for all picks at once with ``query_frames`` learned inputs."""
     query_frames: int = Field(default=32, ge=1)
     """The budget a policy was made for (the paper's); the most that a block one can pick, and no limit for others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "preset" not in values:
+            return values
+        name, stated = values["preset"], {key: value for key, value in values.items() if key != "preset"}
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}; known: {', '.join(PRESETS)}")
+        return _overlaid(PRESETS[name], stated)
 
     @model_validator(mode="after")
     def _divisible(self) -> Self:
@@ -260,8 +308,12 @@ class StartConfig(Settings):
     tower: str = "google/siglip-so400m-patch14-384"
     """Folder or hub id of a model that holds a SigLIP tower: the frozen encoder."""
     tokenizer: str = "EleutherAI/gpt-neox-20b"
+    backbone: str | None = None
+    """Folder or hub id of a pretrained Mamba-2 or Video-Ma²mba; None starts from random weights."""
     policy: str | None = None
-    """Folder or hub id of a policy to train further; None starts a new one."""
+    """Folder or hub id of a policy to train further, with its own sizes; None starts a new one."""
+    new_heads: bool = False
+    """Give that policy the initialisation of a new one: heads, last layer and final norm."""
 
 
 class RunConfig(Settings):

@@ -8,6 +8,8 @@ import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
 from refocus_video.cli.index import app as index
+from refocus_video.cli.init import init
+from refocus_video.cli.options import AsJson, ConfigName, Overrides, Questions, hide_loading_bars, load_config
 from refocus_video.errors import CheckpointError, DataError, RefocusError
 
 app = typer.Typer(
@@ -26,24 +28,10 @@ haystack = typer.Typer(
 )
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
+app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 
 INTERRUPTED = 130
 """Exit code of a command that was stopped by Ctrl-C."""
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set train.max_steps=100. Repeatable."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-ConfigName = Annotated[
-    str | None,
-    typer.Option(
-        "--config", help="YAML file, or haystack, paper-v1, paper-v2. The paper's second version if left out."
-    ),
-]
-Questions = Annotated[
-    Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
-]
 
 
 def main() -> None:
@@ -331,21 +319,6 @@ def verify_checkpoint(
         ])  # fmt: skip
     if not all(row.ok for row in rows):
         raise CheckpointError(f"{folder}: {sum(not row.ok for row in rows)} of {len(rows)} tensors differ")
-
-
-def hide_loading_bars() -> None:
-    """Keep the bars that transformers shows while it loads weights out of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def load_config(name: str | None, overrides: list[str] | None) -> Any:
-    """The run's settings."""
-    from refocus_video.config import RunConfig, named_config
-
-    hide_loading_bars()
-    return RunConfig.load(None if name is None else named_config(name), tuple(overrides or ()))
 
 
 def print_results(results: dict[str, Any]) -> None:

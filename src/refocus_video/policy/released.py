@@ -123,7 +123,7 @@ def from_released(
     Raises:
         CheckpointError: when an option is not supported, or something that tells a size is missing.
     """
-    _check_options(fields, f"{folder / CONFIG_FILE}")
+    check_options(fields, f"{folder / CONFIG_FILE}")
     tower_inside = any(name.startswith(TOWER) for name in weights)
     try:
         place = _tower_place(fields, folder, vision_tower)
@@ -160,10 +160,11 @@ def to_released(
     Raises:
         CheckpointError: when the published code could not run the policy.
     """
-    if config.merge != 1 or config.pool_stride != 2:
+    if (config.pool_stride, config.pool_mode, config.merge) != (2, "bilinear", 1):
         raise CheckpointError(
-            "the released format knows pool_stride 2 and merge 1 alone, found "
-            f"{config.pool_stride} and {config.merge}; use save_pretrained"
+            "the released format knows tokens from bilinear pooling at stride 2 without merging alone, found "
+            f"pool_mode {config.pool_mode}, pool_stride {config.pool_stride}, merge {config.merge}; "
+            "save in our own format instead (save_pretrained)"
         )
     tensors = {_their_name(name): tensor for name, tensor in weights.items() if name != "start_of_frame"}
     table = tensors[TABLE]
@@ -234,7 +235,8 @@ def read_tower_config(folder: Path) -> VisionConfig:
     return VisionConfig.parse(found, str(folder / CONFIG_FILE))
 
 
-def _check_options(fields: Mapping[str, Any], source: str) -> None:
+def check_options(fields: Mapping[str, Any], source: str) -> None:
+    """Raise :class:`CheckpointError` for an option of their config.json that we do not compute."""
     for key in ("ssm_cfg", OURS):
         if not isinstance(fields.get(key, {}), dict):
             raise CheckpointError(f"{source}: {key} must be an object, found {fields[key]!r}")
@@ -370,7 +372,7 @@ def _sort(weights: Mapping[str, Tensor], layers: int) -> tuple[dict[str, Tensor]
         if name == OUTPUT or (name.startswith(TOWER) and not runs(name.removeprefix(TOWER), layers)):
             unused[name] = tensor
         else:
-            renamed[_our_name(name)] = tensor
+            renamed[our_name(name)] = tensor
     return renamed, unused
 
 
@@ -380,7 +382,8 @@ def _start_row(table: Tensor, row: Any, source: str) -> Tensor:
     return table[row].clone()
 
 
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
+    """The name that we give a weight of theirs."""
     for theirs, ours in RENAMES:
         name = re.sub("^" + re.escape(theirs), ours, name)
     return name

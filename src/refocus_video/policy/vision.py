@@ -4,7 +4,8 @@
    no pooling head. ``num_hidden_layers`` counts the layers that run: the published tower's last one is dropped.
 2. The projector is apart from the tower, because features are computed once and kept, while the projector is trained.
 
-Where we differ: ``merge`` joins merge×merge neighbouring tokens into one wider token (1 in the paper).
+Where we differ: ``merge`` joins merge×merge neighbouring tokens into one wider token (1 in the paper), and ``pool_mode`` may
+average all patches of a token, which a grid of few tokens needs.
 
 Legend: N frames, H height, W width, R patches along one side, P tokens per frame, C channels of a token.
 """
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from refocus_video.config import PolicyConfig
+from refocus_video.config import PolicyConfig, PoolMode
 from refocus_video.errors import VideoError
 
 
@@ -78,14 +79,19 @@ class Vision(nn.Module):
         hidden = self.tower.encoder(inputs_embeds=embedded).last_hidden_state  # (N, R·R, hidden)
         side = self.config.vision.image_size // self.config.vision.patch_size
         grid = torch.unflatten(hidden.mT, -1, (side, side))  # (N, hidden, R, R)
-        return merge_neighbours(pool(grid, self.config.pool_stride), self.config.merge)
+        return merge_neighbours(pool(grid, self.config.pool_stride, self.config.pool_mode), self.config.merge)
 
 
-def pool(grid: Tensor, stride: int) -> Tensor:
-    """Bilinear pooling of a square grid to ceil(R / stride): (N, hidden, R, R) -> (N, hidden, R', R')."""
+def pool(grid: Tensor, stride: int, mode: PoolMode = "bilinear") -> Tensor:
+    """Pooling of a square grid to ceil(R / stride): (N, hidden, R, R) -> (N, hidden, R', R').
+
+    ``bilinear`` looks at the 2×2 patches around each new centre, ``mean`` at all that a new token covers.
+    """
     if stride == 1:
         return grid
     side = -(-grid.shape[-1] // stride)
+    if mode == "mean":
+        return F.adaptive_avg_pool2d(grid, side)
     return F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=False)
 
 

@@ -6,10 +6,13 @@ from typing import Any
 import torch
 
 from refocus_video.assets import locate
-from refocus_video.config import ReferenceConfig, RunConfig
+from refocus_video.config import PolicyConfig, ReferenceConfig, RunConfig
 from refocus_video.errors import CheckpointError
+from refocus_video.policy.files import TEXT_FILES, local_folder
+from refocus_video.policy.fresh import fresh_policy, read_backbone
 from refocus_video.policy.policy import FramePolicy
-from refocus_video.policy.tower import load_tower
+from refocus_video.policy.released import read_tower_config
+from refocus_video.policy.tower import tower_folder
 from refocus_video.reference.huggingface import HuggingFaceReference
 
 
@@ -22,24 +25,54 @@ def load_reference(config: ReferenceConfig, device: str = "cpu") -> HuggingFaceR
 def new_policy(config: RunConfig) -> FramePolicy:
     """The policy that a run starts from: a new one over a pretrained frozen tower, or an earlier one.
 
-    The random weights depend on ``train.seed`` alone.
+    The random weights depend on ``train.seed`` alone. An earlier policy has its own settings, whatever ``policy`` says:
+    :func:`with_policy` gives the configuration that tells so.
     """
-    if config.start.policy is not None:
-        return FramePolicy.from_pretrained(locate(config.start.policy, "policy"))
-    torch.manual_seed(config.train.seed)
-    policy = FramePolicy(config.policy, load_tokenizer(locate(config.start.tokenizer, "reference")))
-    load_tower(policy.vision, locate(config.start.tower, "reference"))
-    return policy
+    start = config.start
+    if start.policy is not None:
+        policy = FramePolicy.from_pretrained(locate(start.policy, "policy"))
+        if start.new_heads:
+            torch.manual_seed(config.train.seed)
+            policy.restart()
+        return policy
+    return fresh_policy(
+        config.policy,
+        load_tokenizer(locate(start.tokenizer, "reference")),
+        tower=locate(start.tower, "reference"),
+        backbone=None if start.backbone is None else read_backbone(start.backbone),
+        seed=config.train.seed,
+    )
+
+
+def with_policy(config: RunConfig, policy: FramePolicy) -> RunConfig:
+    """The configuration with the settings that the policy really has: what is saved beside results."""
+    return config.model_copy(update={"policy": policy.config})
+
+
+def fitted(preset: PolicyConfig, tower: str) -> dict[str, Any]:
+    """Settings that put a preset on another tower: its sizes, and the pooling that gives no more tokens than the preset has.
+
+    Raises:
+        CheckpointError: if ``tower`` is no SigLIP tower.
+    """
+    vision = read_tower_config(tower_folder(tower))
+    side = vision.image_size // vision.patch_size
+    return {"vision": vision.model_dump(), "pool_stride": -(-side // preset.pooled_side)}
 
 
 def load_tokenizer(source: str) -> Any:
-    """A tokenizer from a folder or the hub."""
+    """A tokenizer from a folder or the hub.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    folder = local_folder(source, "tokenizer", TEXT_FILES)
     try:
-        if (Path(source) / "tokenizer.json").is_file():
-            return PreTrainedTokenizerFast.from_pretrained(source)
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        if (folder / "tokenizer.json").is_file():
+            return PreTrainedTokenizerFast.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"cannot load the tokenizer {source!r}: {reason}") from None
+        raise CheckpointError(f"cannot load the tokenizer {str(Path(source))!r}: {reason}") from None
