@@ -2,10 +2,15 @@
 
 METHOD §3, "head options". None of the norms has a weight of its own; they are computed in at least float32.
 
+Scoring given picks and sampling new ones end in the same :func:`masked_logits`. Sampling first makes the keys ready
+(:meth:`PolicyHeads.lookup`), since a video's keys meet many queries: the scale is multiplied in once, and the query
+head too where that is less work, k · (W h) = (k W) · h.
+
 Legend: B videos, Q questions, F candidate frames, D width, N any number of queries per question.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +32,20 @@ class Head(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         return normalised(super().forward(x), self.norm)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A video's keys, ready to be compared with many queries."""
+
+    keys: Tensor
+    """(B, F, D), at least float32; they hold all that turns a product into a logit."""
+    head: Head | None
+    """What makes queries of hidden states; None where the keys hold it too."""
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """What the keys are compared with, from hidden states: (..., D) -> (..., D)."""
+        return hidden if self.head is None else self.head(hidden)
 
 
 class PolicyHeads(nn.Module):
@@ -96,11 +115,33 @@ class PolicyHeads(nn.Module):
             (Q, N, F).
         """
         wide = torch.promote_types(queries.dtype, torch.float32)
-        scale = positive(self.logit_scale.to(wide), self.config.logit_scale_fn) / temperature  # () or (D,)
-        if self.config.attention_scaling:
-            scale = scale / math.sqrt(queries.shape[-1])
-        logits = (queries.to(wide) * scale) @ keys.to(wide).mT  # (Q, N, F)
-        return logits.masked_fill(taken | ~valid[:, None], -torch.inf)
+        return masked_logits(queries.to(wide) * self._scale(wide, temperature), keys, taken, valid)
+
+    def lookup(self, keys: Tensor, uses: int, temperature: float = 1.0) -> Lookup:
+        """Make keys ready for picking; ``masked_logits`` with them gives the numbers of :meth:`pick_logits`.
+
+        The query head is folded into the keys where
+
+        1. there are more queries than keys: one row of either costs D² products. At the released sizes that is rare and
+           small, D² being a third of a percent of what the backbone costs per pick;
+        2. queries are not normalised: the norm of W h needs W h itself;
+        3. weights are not in half precision, where W h is rounded before it meets a key, and would not be any more.
+
+        Args:
+            keys: of the videos, (B, F, D).
+            uses: how many queries will be compared with keys of these videos, all together.
+            temperature: above 1 flattens the distribution.
+        """
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        ready = keys.to(wide) * self._scale(wide, temperature)
+        if uses <= keys.shape[0] * keys.shape[1] or self.query_head.norm != "none" or keys.dtype != wide:
+            return Lookup(ready, self.query_head)
+        return Lookup(ready @ self.query_head.weight, None)
+
+    def _scale(self, dtype: torch.dtype, temperature: float) -> Tensor:
+        """What the product of a query and a key is multiplied by, () or (D,)."""
+        scale = positive(self.logit_scale.to(dtype), self.config.logit_scale_fn) / temperature
+        return scale / math.sqrt(self.config.d_model) if self.config.attention_scaling else scale
 
     def _values(self, hidden: Tensor) -> Tensor:
         """What is fed back for frames: (B, F, D) -> (B, F, D), or (B, F, 0) in block."""
@@ -108,6 +149,23 @@ class PolicyHeads(nn.Module):
             return hidden.new_zeros((*hidden.shape[:-1], 0))  # a slice would keep all of hidden alive
         values: Tensor = self.value_head(hidden)
         return values if self.config.value_head_norm == "none" else values * self.value_head_scale
+
+
+def masked_logits(queries: Tensor, keys: Tensor, taken: Tensor, valid: Tensor) -> Tensor:
+    """Products of queries and keys in at least float32, −∞ where a frame is taken or does not exist.
+
+    Args:
+        queries: (Q, N, D).
+        keys: of each question's video, (Q, F, D).
+        taken: (Q, N, F) bool.
+        valid: (Q, F) bool.
+
+    Returns:
+        (Q, N, F).
+    """
+    wide = torch.promote_types(queries.dtype, torch.float32)
+    logits = queries.to(wide) @ keys.to(wide).mT
+    return logits.masked_fill(taken | ~valid[:, None], -torch.inf)
 
 
 def check_queries(budget: int, query_frames: int) -> None:

@@ -1,7 +1,9 @@
 """Sampling subsets of frames from the policy, one pick at a time (METHOD §3).
 
-A step gives every branch of every question its next pick: there is no loop over rows, and a group shares the state of
-its question. Nothing here carries gradient; scores for a loss come from ``FramePolicy.log_probs``.
+A step gives every subset of every question its next pick: there is no loop over rows. What subsets remember between two
+picks is decode.py's business. Nothing here carries gradient; scores for a loss come from ``FramePolicy.log_probs``.
+
+Every question may have its own source of randomness. It then gets the same picks alone as among others.
 
 A minimum gap changes the distribution: at each pick, candidates are masked that lie too close to an earlier one, or after
 which the budget could not be reached any more. The log-probs are those of the distribution so masked; ``log_probs``,
@@ -10,13 +12,17 @@ which knows no gap, gives the same only where the gap masks nothing.
 Legend: B videos, Q questions, G subsets per question (group), F candidate frames, K picks, m forced picks, D width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from refocus_video.errors import BudgetError, check_budget
 from refocus_video.policy.apart import Apart, apart
+from refocus_video.policy.decode import Memory, Step, advance
+from refocus_video.policy.heads import masked_logits
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 
 
@@ -85,11 +91,12 @@ def pick_frames(
     *,
     temperature: float = 1.0,
     greedy: bool = False,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     keep_distributions: bool = False,
     forced: Tensor | None = None,
     times: Tensor | None = None,
     min_gap: float = 0.0,
+    step: Step | None = None,
 ) -> Picks:
     """Pick ``budget`` frames for every question, ``group_size`` times.
 
@@ -101,38 +108,45 @@ def pick_frames(
         group_size: independent subsets per question (G).
         temperature: of the distribution at each pick.
         greedy: take the most probable frame instead of sampling.
-        generator: source of randomness, on the policy's device.
+        generator: source of randomness, on the policy's device; or one for each question.
         keep_distributions: return the whole distribution at each pick.
         forced: the first picks of every subset instead of chosen ones, (Q, G, m) int64; their log-probs are the policy's.
         times: of the candidates in seconds, (B, F) float64; needed for a gap.
         min_gap: seconds that picks lie apart at least; 0 for any.
+        step: how the backbone is run for single subsets; groups take :func:`~refocus_video.policy.decode.advance`.
 
     Raises:
         BudgetError: when a video has fewer frames than the budget, or fewer that lie the gap apart, or a "block" policy
             fewer inputs; when a forced pick does not exist, comes twice, or rules the budget out.
     """
     rules = allowed(index, asked, budget, times, min_gap)
-    keys, valid = index.keys.index_select(0, asked.rows), rules.valid
-    questions, num_frames, width = keys.shape
+    questions, num_frames = rules.valid.shape
     first = () if forced is None else _steps(forced, (questions, group_size), num_frames, budget)
+    if step is None or group_size > 1:
+        step = partial(advance, policy.backbone)
     values = index.values.flatten(0, 1)  # (B·F, D)
     offsets = asked.rows[:, None] * num_frames  # (Q, 1)
     taken = rules.nothing_taken(group_size)  # (Q, G, F)
 
-    # The first token is the same for all branches: it is run once per question. In block, so are all of them.
+    # The first token is the same for all subsets: it is run once per question. In block, so are all of them.
     if policy.in_block:
-        queries = policy.block_queries(asked, budget)
+        lookup = policy.lookup(index.keys, 0, temperature)
+        waiting = policy.block_queries(asked, budget).unbind(2)  # K times (Q, 1, D)
+        queries = waiting[0]
     else:
-        queries, past = policy.queries(asked, policy.start_of_frame.expand(questions, 1, 1, width))
-        past = tuple(layer.expand(group_size) for layer in past)
-    queries = queries.expand(-1, group_size, -1, -1)  # (Q, G, 1, D), in block (Q, G, K, D)
+        lookup = policy.lookup(index.keys, questions * (1 + group_size * (budget - 1)), temperature)
+        start = policy.start_of_frame.expand(questions, 1, -1)
+        hidden, memory = step(start, Memory(asked.state))  # (Q, 1, D)
+        queries = lookup.queries(hidden)
+    keys = lookup.keys.index_select(0, asked.rows)  # (Q, F, D)
     picks: list[Tensor] = []
     scores, distributions = [], []
     while True:
         closed = rules.closed(taken, budget - len(picks))  # (Q, G, F)
-        log_p = policy.pick_logits(queries[:, :, 0], keys, closed, valid, temperature).log_softmax(-1)  # (Q, G, F)
+        logits = masked_logits(queries.expand(-1, group_size, -1), keys, closed, rules.valid)  # (Q, G, F)
+        log_p = logits.log_softmax(-1)
         if len(picks) < len(first):
-            pick = _checked(first[len(picks)], closed | ~valid[:, None], len(picks))  # (Q, G)
+            pick = _checked(first[len(picks)], closed | ~rules.valid[:, None], len(picks))  # (Q, G)
         else:
             pick = log_p.argmax(-1) if greedy else _sample(log_p, generator)  # (Q, G)
         picks.append(pick)
@@ -143,10 +157,11 @@ def pick_frames(
             break
         taken = rules.take(taken, pick)
         if policy.in_block:
-            queries = queries[:, :, 1:]
+            queries = waiting[len(picks)]
             continue
-        fed = values.index_select(0, (offsets + pick).flatten()).view(questions, group_size, 1, width)
-        queries, past = policy.queries(asked, fed, past)
+        fed = values.index_select(0, (offsets + pick).flatten()).view(questions, group_size, -1)
+        hidden, memory = step(fed, memory)  # (Q, G, D)
+        queries = lookup.queries(hidden)
     return Picks(
         torch.stack(picks, -1),
         torch.stack(scores, -1),
@@ -154,9 +169,14 @@ def pick_frames(
     )
 
 
-def _sample(log_p: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw per row by the Gumbel trick: (..., F) -> (...). A frame of probability 0 is never drawn."""
-    noise = torch.empty_like(log_p).exponential_(generator=generator)
+def _sample(log_p: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """One draw per row by the Gumbel trick: (Q, G, F) -> (Q, G). A frame of probability 0 is never drawn."""
+    noise = torch.empty_like(log_p)
+    if isinstance(generator, Sequence):
+        for part, own in zip(noise, generator, strict=True):
+            part.exponential_(generator=own)
+    else:
+        noise.exponential_(generator=generator)
     return (log_p - noise.log()).argmax(-1)
 
 
