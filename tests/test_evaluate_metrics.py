@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from refocus_video.errors import DataError
-from refocus_video.evaluate.metrics import accuracy_gain, bootstrap_interval, paired_bootstrap, summarise, tabulate
+from refocus_video.evaluate.metrics import (
+    accuracy_gain,
+    bootstrap_interval,
+    mcnemar,
+    paired_bootstrap,
+    summarise,
+    tabulate,
+)
 
 
 def make_row(
@@ -159,3 +166,13 @@ def test_a_whole_table_takes_little_time() -> None:
     begun = time.perf_counter()
     assert len(summarise(rows)) == 7 * 4 * 3
     assert time.perf_counter() - begun < 6  # measured below 2 s; room for a busy machine
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (5, 0), (3, 9), (7, 7), (900, 1100)])
+def test_mcnemar_is_the_two_sided_test_of_a_fair_coin(wins: int, losses: int) -> None:
+    first = [True] * wins + [False] * losses + [True] * 40 + [False] * 13
+    second = [False] * wins + [True] * losses + [True] * 40 + [False] * 13
+    total, fewer = wins + losses, min(wins, losses)
+    exactly = 2 * sum(math.comb(total, i) for i in range(fewer + 1)) / 2**total if total <= 1000 else 8.5e-6
+    assert mcnemar(first, second) == pytest.approx(min(1.0, exactly), rel=0.02)
+    assert mcnemar(second, first) == mcnemar(first, second)

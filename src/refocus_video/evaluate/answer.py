@@ -26,6 +26,9 @@ from refocus_video.video.reader import VideoReader
 
 Row = dict[str, Any]
 
+LENGTHS = ((60.0, "up to 1 min"), (600.0, "1 to 10 min"), (3600.0, "10 min to 1 h"))
+"""Classes of videos by their seconds, for data sets that give a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answering:
@@ -34,6 +37,8 @@ class Answering:
     model: ReferenceModel
     name: str
     """How it is called in results."""
+    dataset: str = ""
+    """How the questions are called in results."""
 
 
 def answer(
@@ -80,7 +85,7 @@ def answer_in(
         answers, reasons, seconds = {}, dict.fromkeys(range(len(chosen)), str(error)), 0.0
     for place, row in enumerate(chosen):
         example = examples[row.id]
-        found = _unanswered(example, row, answering.name)
+        found = _unanswered(example, row, answering)
         if place in answers:
             yield found | answers[place] | {"seconds": round(seconds, 5)}
         else:
@@ -154,7 +159,17 @@ def _answered(example: Example, row: Chosen, scores: Tensor, times: FloatArray) 
     }
 
 
-def _unanswered(example: Example, row: Chosen, model: str) -> Row:
+def length_class(example: Example) -> str:
+    """How long the video is, in the data set's own word (Video-MME: short, medium, long) or by its seconds; empty if unknown."""
+    found = example.metadata.get("duration_group", example.metadata.get("duration"))
+    if isinstance(found, str):
+        return found
+    if not isinstance(found, int | float):
+        return ""
+    return next((name for limit, name in LENGTHS if found <= limit), "over 1 h")
+
+
+def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:
     """A row before anything is known of it: wrong."""
     return {
         "id": example.id,
@@ -165,7 +180,9 @@ def _unanswered(example: Example, row: Chosen, model: str) -> Row:
         "question_type": example.question_type,
         "kind": str(example.metadata.get("kind", "")),
         "evidence": [[span.start_s, span.end_s] for span in example.evidence],
-        "model": model,
+        "length": length_class(example),
+        "dataset": answering.dataset,
+        "model": answering.name,
         "selector": row.selector,
         "budget": row.budget,
         "positions": [],

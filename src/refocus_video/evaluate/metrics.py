@@ -9,7 +9,8 @@ for a single video.
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +83,32 @@ def paired_bootstrap(
     return float((first - second).mean()), low, high
 
 
+def mcnemar(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
+    """Exact two-sided McNemar test of whether two selectors are right equally often on the same questions.
+
+    Only questions count that one gets right and the other wrong; under the hypothesis each is a fair coin. Questions are taken as
+    independent, which those of one video are not: the paired bootstrap over videos is the more careful of the two.
+
+    Args:
+        a: whether the first was right, (N,).
+        b: whether the second was right on the same questions, (N,).
+
+    Returns:
+        The p-value; 1 where they never differ.
+    """
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if first.shape != second.shape:
+        raise DataError(f"a paired test needs two values for each question, found {first.shape}, {second.shape}")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    total, fewer = only_first + only_second, min(only_first, only_second)
+    ways = tail = 1
+    for i in range(fewer):
+        ways = ways * (total - i) // (i + 1)
+        tail += ways
+    # Whole numbers until the end: a float of 2^total overflows at 1,024 questions.
+    return min(1.0, 2 * float(Fraction(tail, 2**total)))
+
+
 def _cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> tuple[FloatArray, FloatArray]:
     """Sum and number of the values of each cluster, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
@@ -116,15 +143,19 @@ def tabulate(rows: Sequence[Row]) -> Table:
     return table
 
 
-def accuracy_gain(
-    table: Table, selector: str, baseline: str, budget: int, question_type: str = ALL, seed: int = 0
-) -> tuple[float, float, float] | None:
-    """Accuracy of one selector minus that of another over the same questions, with its interval.
+class Paired(NamedTuple):
+    """Two selectors on the same questions."""
 
-    The questions are those that ``selector`` has; a control leaves out the questions to which it does not apply.
+    mine: list[bool]
+    other: list[bool]
+    videos: list[str]
+
+
+def paired(table: Table, selector: str, baseline: str, budget: int, question_type: str = ALL) -> Paired | None:
+    """What two selectors got right of the questions that ``selector`` has; a control leaves out those it does not apply to.
 
     Returns:
-        The difference, its low and its high end; None if either has no rows.
+        None if either has no rows.
 
     Raises:
         DataError: the baseline has not answered a question that the selector has.
@@ -139,12 +170,23 @@ def accuracy_gain(
             f"{len(missing)} questions have rows for {selector!r} and none for {baseline!r} with {budget} frames, "
             f"such as {missing[0]!r}; run both on the same questions"
         )
-    return paired_bootstrap(
+    return Paired(
         [is_correct(row) for row in wanted],
         [is_correct(other[row["id"]]) for row in wanted],
         [row["video"] for row in wanted],
-        seed=seed,
     )
+
+
+def accuracy_gain(
+    table: Table, selector: str, baseline: str, budget: int, question_type: str = ALL, seed: int = 0
+) -> tuple[float, float, float] | None:
+    """Accuracy of one selector minus that of another over the same questions, with its interval; see :func:`paired`.
+
+    Returns:
+        The difference, its low and its high end; None if either has no rows.
+    """
+    both = paired(table, selector, baseline, budget, question_type)
+    return None if both is None else paired_bootstrap(both.mine, both.other, both.videos, seed=seed)
 
 
 def question_types(rows: Sequence[Row]) -> list[str]:
@@ -152,11 +194,11 @@ def question_types(rows: Sequence[Row]) -> list[str]:
     return [ALL, *sorted({row["question_type"] for row in rows if row["question_type"]})]
 
 
-def summarise(rows: Sequence[Row], seed: int = 0) -> list[Row]:
+def summarise(rows: Sequence[Row], seed: int = 0, baseline: str = BASELINE) -> list[Row]:
     """One row for each question type, selector and budget: the ``rows`` of ``results.json``.
 
     Accuracy is over all rows; a failed one counts as wrong. Recall is over the rows where it is known, and None
-    if there are none. The gain is over the baseline :data:`BASELINE`, and None for the baseline itself. An end
+    if there are none. The gain and its McNemar p-value are over the baseline, and None for the baseline itself. An end
     of an interval is None where it cannot be estimated.
 
     Raises:
@@ -172,16 +214,14 @@ def summarise(rows: Sequence[Row], seed: int = 0) -> list[Row]:
                 cell = table.get((selector, budget), {}).values()
                 group = [row for row in cell if kind in (ALL, row["question_type"])]
                 if group:
-                    gain = (
-                        None if selector == BASELINE else accuracy_gain(table, selector, BASELINE, budget, kind, seed)
-                    )
+                    both = None if selector == baseline else paired(table, selector, baseline, budget, kind)
                     lines.append(
-                        {"selector": selector, "budget": budget, "question_type": kind} | _line(group, gain, seed)
+                        {"selector": selector, "budget": budget, "question_type": kind} | _line(group, both, seed)
                     )
     return lines
 
 
-def _line(group: list[Row], gain: tuple[float, float, float] | None, seed: int) -> Row:
+def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
     videos = [row["video"] for row in group]
     correct = [float(is_correct(row)) for row in group]
     known = [(row["recall"], row["video"]) for row in group if row["recall"] is not None]
@@ -193,8 +233,10 @@ def _line(group: list[Row], gain: tuple[float, float, float] | None, seed: int) 
         line |= _with_ends("recall", float(np.mean(recall)), ends)
     else:
         line |= _with_ends("recall", None, (math.nan, math.nan))
-    value, *ends_of_gain = gain or (None, math.nan, math.nan)
-    return line | _with_ends("accuracy_gain", value, (ends_of_gain[0], ends_of_gain[1]))
+    if both is None:
+        return line | _with_ends("accuracy_gain", None, (math.nan, math.nan)) | {"p_value": None}
+    gain, low, high = paired_bootstrap(both.mine, both.other, both.videos, seed=seed)
+    return line | _with_ends("accuracy_gain", gain, (low, high)) | {"p_value": mcnemar(both.mine, both.other)}
 
 
 def _with_ends(name: str, value: float | None, ends: tuple[float, float]) -> Row:
