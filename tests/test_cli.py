@@ -123,7 +123,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------ help
 
 
-COMMANDS = ["select", "filter", "train", "eval", "demo", "verify-checkpoint", "haystack generate",
+COMMANDS = ["select", "init", "filter", "train", "eval", "demo", "verify-checkpoint", "haystack generate",
             "haystack train-reference", "index build", "index ls", "index rm", "index prune"]  # fmt: skip
 
 
@@ -565,9 +565,13 @@ def test_results_of_other_settings_are_never_mixed(run: Run, command: str, chang
     output = ("--output", run.folder / command)
     line = complaint(refocus(command, run.folder / questions, *policy, *output, *TINY, "--set", change))
     assert re.search(said, line), line
-    after = tree(run.folder / command)
-    assert {name: after[name] for name in before} == before
-    assert {name.split("/")[0] for name in after.keys() - before.keys()} <= {"features"}
+    assert tree(run.folder / command) == before
+
+
+def test_filter_and_train_share_what_they_have_looked_at(run: Run, tmp_path: Path) -> None:
+    assert not (run.folder / "filter" / "features").exists()
+    with patch("refocus_video.train.views.load_candidates", side_effect=AssertionError("looked at a video again")):
+        finished("train", run.folder / "filter" / "kept.jsonl", "--output", tmp_path / "train", *TINY)
 
 
 def test_results_of_other_questions_are_never_mixed(run: Run, tmp_path: Path) -> None:
@@ -672,7 +676,7 @@ def test_two_processes_train_one_policy_and_write_once(run: Run, tmp_path: Path)
     questions = run.folder / "filter" / "kept.jsonl"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [*launch, "train", questions, "--output", output, *TINY, "--json"],
+        [*launch, "train", questions, "--output", output, "--features", output / "features", *TINY, "--json"],
         capture_output=True, text=True, check=False, env=environment, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -686,7 +690,7 @@ def test_two_processes_train_one_policy_and_write_once(run: Run, tmp_path: Path)
     assert all(tensor.equal(first[name]) for name, tensor in saved.items())
     wrote = [Path(f"{output}-{rank}.txt").read_text(encoding="utf-8").split() for rank in "01"]
     assert {"policy", "train.json", "config.json", "metrics.jsonl"} <= set(wrote[0])
-    assert len(wrote[1]) == 1  # the features of its share of the two videos
-    assert wrote[1][0].endswith(".safetensors")
-    assert wrote[1][0] not in wrote[0]
-    assert len(list((output / "features").iterdir())) == 2
+    assert len(wrote[1]) == 2  # what two models see of its share of the two videos
+    assert all(name.endswith(".safetensors") for name in wrote[1])
+    assert not set(wrote[1]) & set(wrote[0])
+    assert len(list((output / "features").iterdir())) == 4

@@ -490,27 +490,43 @@ def test_features_are_computed_once_and_named_by_all_they_depend_on(
     video = examples[0].video
     store = FeatureStore(tmp_path, config, policy, reference)
     assert store.build([video]) == {}
-    path, changed_at = store.path(video), store.path(video).stat().st_mtime_ns
+    seen, shown = store.paths(video)
+    changed_at = [path.stat().st_mtime_ns for path in (seen, shown)]
     again = FeatureStore(tmp_path, config, policy, reference)
-    monkeypatch.setattr(policy, "encode", None)  # would fail if it were needed
-    assert again.build([video]) == {}
-    assert again.path(video) == path
-    assert path.stat().st_mtime_ns == changed_at
+    with monkeypatch.context() as patched:
+        patched.setattr("refocus_video.train.views.load_candidates", None)  # would fail if it were needed
+        assert again.build([video]) == {}
+        assert again.paths(video) == (seen, shown)
+        assert [path.stat().st_mtime_ns for path in (seen, shown)] == changed_at
 
     other_sampling = config.model_copy(update={"sampling": SamplingConfig(fps=2.0)})
     other_tower = tiny_policy()
     with torch.no_grad():
         next(other_tower.vision.tower.parameters()).add_(1.0)
-    trained_heads = tiny_policy()
-    trained_heads.reset_heads()
-    others = {
-        FeatureStore(tmp_path, other_sampling, policy, reference).path(video),
-        FeatureStore(tmp_path, config, other_tower, reference).path(video),
-        FeatureStore(tmp_path, config, policy, _untrained(seed=1)).path(video),  # of the same name
-        store.path(examples[-1].video),
-    }
-    assert len(others | {path}) == 5
-    assert FeatureStore(tmp_path, config, trained_heads, reference).path(video) == path
+    others = [
+        FeatureStore(tmp_path, other_sampling, policy, reference).paths(video),
+        FeatureStore(tmp_path, config, other_tower, reference).paths(video),
+        FeatureStore(tmp_path, config, tiny_policy(pool_stride=1), reference).paths(video),
+        FeatureStore(tmp_path, config, policy, _untrained(seed=1)).paths(video),  # of the same name
+        store.paths(examples[-1].video),
+    ]
+    assert len({path for path, _ in others} | {seen}) == 5  # another reference model leaves the policy's view as it is
+    assert len({path for _, path in others} | {shown}) == 4
+
+
+def test_another_backbone_finds_the_features_of_the_first(
+    examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, reference, videos = _config(), _untrained(), [examples[0].video]
+    store = FeatureStore(tmp_path, config, tiny_policy(), reference)
+    assert store.build(videos) == {}
+    monkeypatch.setattr("refocus_video.train.views.load_candidates", None)  # would fail if it were needed
+    trained = tiny_policy()
+    trained.restart()
+    for other in (tiny_policy(d_model=32, n_layer=1, options_in_prompt=False), trained):
+        reused = FeatureStore(tmp_path, config, other, reference)
+        assert reused.build(videos) == {}
+        assert torch.equal(reused[videos[0]].policy, store[videos[0]].policy)
 
 
 def test_features_are_those_of_the_models(examples: list[Example], tmp_path: Path) -> None:
@@ -537,7 +553,7 @@ def test_a_video_that_cannot_be_read_is_listed_with_its_reason(examples: list[Ex
     assert "broken.mp4" in failures[str(broken)]
     assert "no video file" in failures[missing]
     assert len(store[examples[0].video]) == FRAMES
-    assert len(list((tmp_path / "features").iterdir())) == 1
+    assert len(list((tmp_path / "features").iterdir())) == 2  # of the good one: the policy's and the reference's
 
 
 def test_every_logged_number_is_explained(examples: list[Example], features: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def run_demo(output: Path, seed: int, overrides: tuple[str, ...], progress: Prog
     with timed(timings, "videos"), progress("writing videos", sum(SIZES.values())) as advance:
         paths = generate(output / "data", SIZES, seed=seed, progress=advance)
     with timed(timings, "looking"):
-        store = feature_store(config, output)
+        store = feature_store(config, output / "features")
         build(store, read_examples(paths["train"]), progress)
     with timed(timings, "filter"):
         filter_questions(paths["train"], output / "filter", config, progress, store=store)

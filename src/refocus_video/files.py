@@ -1,4 +1,4 @@
-"""Atomic writes: a file is either the old one or the whole new one, never half of it."""
+"""Atomic writes: a file is either the old one or the whole new one, never half of it. And where stored things lie."""
 
 import json
 import os
@@ -40,3 +40,9 @@ def write_json(path: Path, value: Any) -> None:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def cache_folder(kind: str) -> Path:
+    """``$REFOCUS_CACHE/KIND``, else ``~/.cache/refocus-video/KIND``: what can be computed again, shared by all runs."""
+    base = os.environ.get("REFOCUS_CACHE")
+    return (Path(base) if base else Path.home() / ".cache" / "refocus-video") / kind

@@ -31,11 +31,12 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.learned import Learned
 from refocus_video.selectors.random import Random
 from refocus_video.selectors.uniform import Uniform
-from refocus_video.train.features import FeatureStore, weights_digest
+from refocus_video.train.features import FeatureStore, features_folder
 from refocus_video.train.filter import smallest_pool
 from refocus_video.train.filtering import measure, summary
-from refocus_video.train.setup import load_reference, new_policy
+from refocus_video.train.setup import load_reference, new_policy, with_policy
 from refocus_video.train.trainer import Trainer
+from refocus_video.train.views import weights_digest
 from refocus_video.types import Example
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
@@ -43,11 +44,20 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
 def filter_questions(
-    questions: Path, output: Path, config: RunConfig, progress: Progress, *, store: FeatureStore | None = None
+    questions: Path,
+    output: Path,
+    config: RunConfig,
+    progress: Progress,
+    *,
+    store: FeatureStore | None = None,
+    features: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``."""
+    """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``.
+
+    ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
+    """
     examples = list(with_options(read_examples(questions), "the reward-variance filter"))
-    store = store or feature_store(config, output)
+    store = store or feature_store(config, features)
     failures = build(store, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget)
     check_measured(output, examples, config)
     write_json(output / "config.json", config.model_dump(mode="json"))
@@ -62,12 +72,21 @@ def filter_questions(
 
 
 def train_policy(
-    questions: Path, output: Path, config: RunConfig, progress: Progress, *, store: FeatureStore | None = None
+    questions: Path,
+    output: Path,
+    config: RunConfig,
+    progress: Progress,
+    *,
+    store: FeatureStore | None = None,
+    features: Path | None = None,
 ) -> dict[str, Any]:
-    """Train a policy; write checkpoints, ``metrics.jsonl``, ``train.json`` and the finished policy in ``output/policy``."""
+    """Train a policy; write checkpoints, ``metrics.jsonl``, ``train.json`` and the finished policy in ``output/policy``.
+
+    ``store`` and ``features`` as in :func:`filter_questions`.
+    """
     examples = list(with_options(read_examples(questions), f"the reward {config.reference.reward!r}"))
     accelerator = _accelerator(output)
-    store = store or feature_store(config, output, str(accelerator.device))
+    store = store or feature_store(config, features, str(accelerator.device))
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
     failures = build(store, examples, progress, accelerator, enough=lambda frames: frames >= largest)
     usable = [example for example in examples if example.video not in failures]
@@ -75,7 +94,7 @@ def train_policy(
     trainer.resume()
     accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
-        write_json(output / "config.json", config.model_dump(mode="json"))
+        write_json(output / "config.json", with_policy(config, store.policy).model_dump(mode="json"))
     with progress("training", config.train.max_steps) as advance:
         for _ in range(trainer.next_step):
             advance()
@@ -176,10 +195,14 @@ def evaluate_policy(
     return results
 
 
-def feature_store(config: RunConfig, output: Path, device: str = "cpu") -> FeatureStore:
-    """Policy and reference model of a configuration, and a store of what they see in ``output/features``."""
+def feature_store(config: RunConfig, folder: Path | None = None, device: str = "cpu") -> FeatureStore:
+    """Policy and reference model of a configuration, and a store of what they see.
+
+    It lies in ``folder``, or where all runs share it: what one command has looked at, no other looks at again.
+    """
     reference = load_reference(config.reference, device)
-    return FeatureStore(output / "features", config, new_policy(config).to(torch.device(device)), reference)
+    policy = new_policy(config).to(torch.device(device))
+    return FeatureStore(folder or features_folder(), config, policy, reference)
 
 
 def build(

@@ -9,7 +9,7 @@ import typer
 from refocus_video.cli.console import notes, print_json, print_table, progress
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, Questions, hide_loading_bars, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
 from refocus_video.errors import CheckpointError, DataError, RefocusError
 
 app = typer.Typer(
@@ -207,6 +207,7 @@ def filter_(
     output: Annotated[Path, typer.Option(help="Folder for kept.jsonl, variances.jsonl and filter.json.")] = Path(
         "runs/filter"
     ),
+    features: Features = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -214,7 +215,7 @@ def filter_(
     """Keep the questions whose answer depends on which frames are shown (reward variance above τ)."""
     from refocus_video.pipeline import filter_questions
 
-    numbers = filter_questions(questions, output, load_config(config, overrides), progress)
+    numbers = filter_questions(questions, output, load_config(config, overrides), progress, features=features)
     if as_json:
         print_json(numbers)
         return
@@ -234,6 +235,7 @@ def filter_(
 def train(
     questions: Questions,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/train"),
+    features: Features = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -244,7 +246,7 @@ def train(
     """
     from refocus_video.pipeline import train_policy
 
-    numbers = train_policy(questions, output, load_config(config, overrides), progress)
+    numbers = train_policy(questions, output, load_config(config, overrides), progress, features=features)
     if as_json:
         print_json(numbers)
     else:

@@ -16,6 +16,12 @@ ConfigName = Annotated[
         "--config", help="YAML file, or haystack, lite, paper-v1, paper-v2. The paper's second version if left out."
     ),
 ]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for what frozen models see of the videos; one in the cache, shared by all runs, if left out."
+    ),
+]
 Questions = Annotated[
     Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
 ]

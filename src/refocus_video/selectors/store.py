@@ -20,6 +20,7 @@ import torch
 
 from refocus_video.config import SamplingConfig
 from refocus_video.errors import StoreError, VideoError
+from refocus_video.files import cache_folder
 from refocus_video.policy.index import StoredType, index_bytes, load_index, read_about, save_index
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.selectors.stream import OnProgress, index_video, no_progress
@@ -35,8 +36,7 @@ _ABANDONED_S = 24 * 3600
 
 def default_folder() -> Path:
     """``$REFOCUS_CACHE/index``, else ``~/.cache/refocus-video/index``."""
-    base = os.environ.get("REFOCUS_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "refocus-video") / "index"
+    return cache_folder("index")
 
 
 @dataclass(frozen=True, slots=True)

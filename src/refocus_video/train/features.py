@@ -1,28 +1,21 @@
-"""Videos looked at once: what the policy's tower and the reference model see of every candidate frame, kept on disk.
+"""Videos looked at once: what the policy's tower and the reference model see of every candidate frame, kept on disk (views.py).
 
-One safetensors file a video, named by everything it depends on, so that an interrupted run goes on where it stopped and a changed
-video or setting is never confused with an old one. A video that cannot be read is listed with its reason and left out; nothing
-else is.
+The policy's view depends on its tower and pooling alone, so that another backbone, or the next run, finds it there.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from refocus_video.config import RunConfig
-from refocus_video.errors import VideoError
-from refocus_video.files import replacing
+from refocus_video.files import cache_folder
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.reference.base import ReferenceModel
-from refocus_video.video.candidates import load_candidates
+from refocus_video.train.views import Viewer, ViewStore, look, weights_digest
 
 MEMORY_BYTES = 2 * 1024**3
 """Features that are kept in memory at most; the rest is read from disk again."""
@@ -53,21 +46,15 @@ class FeatureStore:
 
     def __init__(self, folder: Path, config: RunConfig, policy: FramePolicy, reference: ReferenceModel) -> None:
         """Nothing is computed until :meth:`build`."""
-        self.folder = folder
-        self.config = config
         self.policy = policy
         self.reference = reference
-        tower = {k: v for k, v in policy.state_dict().items() if k.startswith("vision.tower")}
-        self._recipe = json.dumps(
-            [config.sampling.model_dump(), config.policy.model_dump(), weights_digest(tower), _fingerprint(reference)]
-        )
+        self._policy_views = ViewStore(folder, config.sampling, policy_viewer(policy))
+        self._reference_views = ViewStore(folder, config.sampling, reference_viewer(reference))
         self._memory: dict[str, VideoFeatures] = {}
 
-    def path(self, video: str) -> Path:
-        """Where the features of a video lie."""
-        stat = Path(video).stat()
-        key = f"{Path(video).resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{self._recipe}"
-        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    def paths(self, video: str) -> tuple[Path, Path]:
+        """Where the features of a video lie: the policy's and the reference model's."""
+        return self._policy_views.path(video), self._reference_views.path(video)
 
     def build(
         self,
@@ -75,49 +62,19 @@ class FeatureStore:
         progress: Callable[[], None] = lambda: None,
         enough: Callable[[int], bool] = lambda frames: True,
     ) -> dict[str, str]:
-        """Compute what is missing; returns the videos that cannot be used, each with its reason.
-
-        ``enough`` says whether a number of candidate frames will do.
-        """
-        failures: dict[str, str] = {}
-        for video in videos:
-            try:
-                self._build_one(video)
-                if not enough(frames := self.num_candidates(video)):
-                    raise VideoError(f"{video} gives {frames} candidate frames, too few for the budgets of this run")
-            except VideoError as error:
-                failures[video] = str(error)
-            progress()
-        return failures
-
-    def _build_one(self, video: str) -> None:
-        if not Path(video).is_file():
-            raise VideoError(f"no video file at {video}")
-        path = self.path(video)
-        if path.exists():
-            return
-        side = self.config.policy.vision.image_size
-        seen = load_candidates(video, (side, side), self.config.sampling)
-        same = self.reference.image_size == (side, side)
-        shown = seen if same else load_candidates(video, self.reference.image_size, self.config.sampling)
-        tensors = {
-            "policy": self.policy.encode(seen.frames).half().contiguous(),
-            "reference": self.reference.encode(shown.frames).half().contiguous(),
-            "times": torch.from_numpy(seen.times),
-        }
-        with replacing(path) as temporary:
-            save_file(tensors, temporary)
+        """Compute what is missing; returns the videos that cannot be used, as :func:`refocus_video.train.views.look` does."""
+        return look((self._policy_views, self._reference_views), videos, progress, enough)
 
     def num_candidates(self, video: str) -> int:
         """Candidate frames of a built video, without reading its features."""
-        with safe_open(self.path(video), framework="pt") as file:
-            return int(file.get_slice("times").get_shape()[0])
+        return self._policy_views.num_frames(video)
 
     def __getitem__(self, video: str) -> VideoFeatures:
         """Features of a built video; the ones used last stay in memory, up to :data:`MEMORY_BYTES`."""
         found = self._memory.pop(video, None)
         if found is None:
-            found = VideoFeatures(**load_file(self.path(video)))
+            seen, times = self._policy_views.read(video)
+            found = VideoFeatures(seen, self._reference_views.read(video)[0], times)
             held = found.num_bytes + sum(other.num_bytes for other in self._memory.values())
             while self._memory and held > MEMORY_BYTES:
                 held -= self._memory.pop(next(iter(self._memory))).num_bytes
@@ -125,15 +82,22 @@ class FeatureStore:
         return found
 
 
-def _fingerprint(reference: ReferenceModel) -> str:
-    """A short name for how a reference model sees: two models in the same folder, one after the other, are told apart."""
+def features_folder() -> Path:
+    """Where features lie when no folder is named: shared by all runs, ``$REFOCUS_CACHE/features``."""
+    return cache_folder("features")
+
+
+def policy_viewer(policy: FramePolicy) -> Viewer:
+    """The policy's frozen tower with its pooling; nothing else of the policy matters."""
+    config = policy.config
+    tower = {name: part for name, part in policy.state_dict().items() if name.startswith("vision.tower")}
+    seen = config.model_dump(include={"vision", "pool_stride", "pool_mode", "merge"})
+    side = config.vision.image_size
+    return Viewer((side, side), json.dumps(["policy", seen, weights_digest(tower)]), policy.encode)
+
+
+def reference_viewer(reference: ReferenceModel) -> Viewer:
+    """A reference model's own encoder, known by how it sees noise: two models in one folder, one after the other, differ."""
     noise = np.random.default_rng(0).integers(0, 256, (1, *reference.image_size, 3), dtype=np.uint8)
-    return weights_digest({"noise": reference.encode(noise).half()})
-
-
-def weights_digest(weights: dict[str, Tensor]) -> str:
-    """A short name for these exact weights."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode() + weights[name].detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    digest = weights_digest({"noise": reference.encode(noise).half()})
+    return Viewer(reference.image_size, json.dumps(["reference", digest]), reference.encode)
