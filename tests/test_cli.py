@@ -124,7 +124,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 COMMANDS = ["select", "init", "filter", "train", "eval", "demo", "verify-checkpoint", "haystack generate",
-            "haystack train-reference", "index build", "index ls", "index rm", "index prune"]  # fmt: skip
+            "haystack train-reference", "index build", "index ls", "index rm", "index prune", "data convert"]  # fmt: skip
 
 
 def test_help_loads_no_torch() -> None:

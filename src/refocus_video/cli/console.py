@@ -19,8 +19,11 @@ results = Console(highlight=False, quiet=not MAIN_PROCESS)
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar; the function it gives advances it by one, and takes ``note="…"`` to show beside the bar."""
+def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar; the function it gives advances it by one, and takes ``note="…"`` to show beside the bar.
+
+    A ``total`` of None stands for one that is not known.
+    """
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=28),

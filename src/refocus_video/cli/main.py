@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.cli.data import app as data
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
@@ -29,6 +30,7 @@ haystack = typer.Typer(
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
+app.add_typer(data, name="data")
 
 INTERRUPTED = 130
 """Exit code of a command that was stopped by Ctrl-C."""

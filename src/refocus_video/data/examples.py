@@ -39,7 +39,7 @@ def read_examples(path: Path) -> list[Example]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        example = _parse(_load(line, where), where, path.parent)
+        example = parse_example(_load(line, where), where, path.parent)
         if example.id in seen:
             raise DataError(f"{where}, field 'id': {example.id!r} was already used in line {seen[example.id]}")
         seen[example.id] = number
@@ -89,7 +89,12 @@ def _load(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _parse(row: dict[str, Any], where: str, folder: Path) -> Example:
+def parse_example(row: dict[str, Any], where: str, folder: Path) -> Example:
+    """The example that an object of a JSONL file stands for; ``where`` names file and line, ``folder`` is the file's.
+
+    Raises:
+        DataError: naming the first field that is wrong.
+    """
     open_ended = row.get("answers") is not None or "options" not in row
     options = () if open_ended else _texts(row, "options", where, least=2)
     accepted = _accepted(row, where) if open_ended else ()
