@@ -23,6 +23,7 @@ from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.selectors.base import OpenVideo, Pick, to_selection
 from refocus_video.selectors.learned import FrameSelector, Learned
+from refocus_video.selectors.picking import Picking
 from refocus_video.selectors.random import Random
 from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
@@ -396,7 +397,7 @@ def _picks(opened: OpenVideo, questions: Sequence[Question], budget: int) -> lis
 
 
 def _learned(temperature: float | None, seed: int = 0) -> Learned:
-    return Learned(tiny_policy(), temperature, seed)
+    return Learned(tiny_policy(), Picking(temperature=temperature, seed=seed))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Options of picking as users meet them: from Python, and on the command line."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from refocus_video.cli.main import app
-from refocus_video.errors import BudgetError, CheckpointError, ConfigError, RefocusError
+from refocus_video.errors import BudgetError, CheckpointError, ConfigError, DataError, RefocusError
 from refocus_video.policy.pick import pick_frames
+from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.base import question_rng
 from refocus_video.selectors.learned import FrameSelector, IndexedVideo, Learned, OpenLearned
-from refocus_video.selectors.picking import Picking
+from refocus_video.selectors.picking import Options, Picking, questions_at_once
 from refocus_video.types import Question, Timeline
 from tiny_policy import tiny_features, tiny_policy
 from video_clips import write_clip
@@ -86,7 +88,7 @@ def test_every_strategy_keeps_the_gap_and_repeats_with_its_seed(strategy: Any) -
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "best-of", "marginal"])
 def test_questions_get_the_same_alone_and_together(strategy: Any) -> None:
     video = indexed().indexed
-    learned = Learned(video.selector.policy, None, 1, strategy=strategy, min_gap=0.6)
+    learned = Learned(video.selector.policy, Picking(strategy, seed=1, min_gap=0.6))
     opened = OpenLearned(learned, video.video, video.index, video.times)
     questions = [QUESTION, Question("which card is red"), Question("the end")]
     together = opened.pick(questions, 3)
@@ -147,3 +149,135 @@ def test_the_command_takes_the_options(tmp_path: Path, monkeypatch: pytest.Monke
         result = CliRunner().invoke(app, [*base, *wrong.split()])
         assert isinstance(result.exception, RefocusError)
         assert said in str(result.exception)
+
+
+# ------------------------------------------------------------------ several questions, forced picks, explanations
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.7, "seed": 3},
+        {"strategy": "best-of", "samples": 6},
+        {"strategy": "marginal", "samples": 6, "min_gap": 0.6, "forced": [2]},
+    ],
+    ids=str,
+)
+def test_several_questions_are_answered_as_each_alone(options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = indexed()
+    questions: list[str | Question] = [
+        QUESTION,
+        "which card is red",
+        Question("is the end red", ("red", "blue")),
+        "the end",
+    ]
+    alone = [video.select(question, 3, **options) for question in questions]
+    calls = []
+    ask = FramePolicy.ask
+
+    def watched(policy: FramePolicy, index: Any, asked: Any, rows: Any) -> Any:
+        calls.append(len(asked))
+        return ask(policy, index, asked, rows)
+
+    monkeypatch.setattr(FramePolicy, "ask", watched)
+    together = video.select_many(questions, 3, **options)
+    assert calls == [4], "one batch"
+    for one, same in zip(alone, together, strict=True):
+        assert one.question == same.question
+        assert one.positions.tolist() == same.positions.tolist()
+        assert one.order.tolist() == same.order.tolist()
+        assert one.probabilities is not None and same.probabilities is not None
+        np.testing.assert_allclose(one.probabilities, same.probabilities, atol=2e-5)
+    monkeypatch.setattr("refocus_video.selectors.picking.MEMORY_BYTES", 1)
+    assert [s.positions.tolist() for s in video.select_many(questions, 3, **options)] == [
+        s.positions.tolist() for s in alone
+    ]
+    assert calls[1:] == [1, 1, 1, 1], "no more than memory allows"
+    assert video.select_many([], 3) == []
+    with pytest.raises(DataError, match="takes a list of questions, found the text 'what'"):
+        video.select_many("what", 3)
+
+
+def test_fewer_questions_are_answered_together_where_each_remembers_more() -> None:
+    config = tiny_policy().config
+    real = config.model_copy(update={"d_model": 2048, "n_layer": 48, "d_state": 128})
+    greedy, several = Picking(), Picking("best-of")
+    assert questions_at_once(config, greedy, 8) > 1000
+    assert 1 < questions_at_once(real, greedy, 32) < 20
+    assert questions_at_once(real, several, 32) == 1
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "sample", "best-of", "marginal"])
+@pytest.mark.parametrize("options", [{}, {"frame_generation_method": "block", "query_frames": 7}], ids=str)
+def test_forced_picks_are_in_every_selection(strategy: Any, options: Any) -> None:
+    video = indexed(**options)
+    found = video.select(QUESTION, 4, strategy=strategy, forced=[7, 2], seed=1)
+    assert {2, 7} <= set(found.positions.tolist())
+    if strategy != "marginal":
+        assert [found.positions[found.order == rank].item() for rank in (0, 1)] == [7, 2]
+    whole = video.select(QUESTION, 2, strategy=strategy, forced=(7, 2))
+    assert whole.positions.tolist() == [2, 7]
+    for forced, said in (([9], "numbered 0 to 8"), ([1, 1], "picked already"), ([0, 1, 2, 3, 4], "5 are given")):
+        with pytest.raises(BudgetError, match=said):
+            video.select(QUESTION, 4, strategy=strategy, forced=forced)
+    with pytest.raises(BudgetError, match="leaves too few"):
+        video.select(QUESTION, 4, strategy=strategy, forced=[5], min_gap=1.6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 0.5, "min_gap": 0.6}, {"strategy": "marginal"}, {"strategy": "best-of", "forced": [3]}],
+    ids=str,
+)
+def test_an_explanation_holds_what_the_policy_thought(options: Any) -> None:
+    video = indexed()
+    policy, index = video.indexed.selector.policy, video.indexed.index
+    plain = video.select(QUESTION, 4, **options)
+    explained = video.explain(QUESTION, 4, **options)
+    assert explained.selection.positions.tolist() == plain.positions.tolist()
+    assert explained.selection.probabilities is not None
+    assert plain.probabilities is not None
+    assert explained.selection.probabilities.tolist() == plain.probabilities.tolist()
+    p = explained.distributions
+    assert p.shape == (4, 9)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-5)
+    for k in range(4):
+        assert not p[k, explained.picks[:k]].any(), "what is picked has probability 0"
+    asked = policy.ask(index, [QUESTION], torch.tensor([0]))
+    picks = torch.from_numpy(explained.picks)[None, None]
+    temperature = options.get("temperature", 1.0)
+    if "min_gap" not in options:
+        with torch.no_grad():
+            scores = policy.log_probs(index, asked, picks, temperature)
+        np.testing.assert_allclose(explained.probabilities, scores.log_probs.exp()[0, 0], atol=2e-5)
+        np.testing.assert_allclose(explained.entropies, scores.entropy[0, 0], atol=2e-5)
+    else:
+        near = np.abs(TIMES - TIMES[explained.picks[0]]) < 0.6 - 1e-6
+        assert not p[1, near].any()
+
+
+def test_an_explanation_as_json_names_the_runners_up() -> None:
+    explained = indexed().explain(QUESTION, 3)
+    found = json.loads(json.dumps(explained.to_json(count=4)))
+    assert found["positions"] == explained.selection.positions.tolist()
+    assert [step["pick"]["position"] for step in found["steps"]] == explained.picks.tolist()
+    for k, step in enumerate(found["steps"]):
+        assert step["top"][0] == step["pick"], "greedy takes the first"
+        chances = [candidate["probability"] for candidate in step["top"]]
+        assert chances == sorted(chances, reverse=True)
+        assert len(chances) == 4
+        assert step["entropy"] == pytest.approx(explained.entropies[k], abs=1e-6)
+        for candidate in step["top"]:
+            assert candidate["time"] == TIMES[candidate["position"]]
+            assert candidate["probability"] == pytest.approx(
+                explained.distributions[k, candidate["position"]], abs=1e-6
+            )
+    last = indexed().explain(QUESTION, 9).to_json()["steps"][-1]
+    assert (last["entropy"], last["top"]) == (0, [last["pick"]]), "one candidate is left, and none of probability 0"
+
+
+def test_options_are_those_of_picking() -> None:
+    assert set(Options.__annotations__) == {field.name for field in fields(Picking)}
+    with pytest.raises(ConfigError, match=r"whole numbers; found \[1.5\]"):
+        Picking(forced=[1.5])  # type: ignore[list-item]

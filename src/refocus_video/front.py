@@ -1,10 +1,11 @@
 """The one-call interface: :func:`select`."""
 
 from pathlib import Path
+from typing import Unpack
 
 from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.selectors.learned import FrameSelector
-from refocus_video.selectors.picking import Strategy
+from refocus_video.selectors.picking import Options
 from refocus_video.types import Question, Selection
 
 
@@ -14,11 +15,7 @@ def select(
     frames: int = 8,
     *,
     policy: str | Path = HAYSTACK_TINY,
-    temperature: float | None = None,
-    seed: int = 0,
-    strategy: Strategy | None = None,
-    samples: int | None = None,
-    min_gap: float = 0.0,
+    **options: Unpack[Options],
 ) -> Selection:
     """Pick ``frames`` frames of a video for a question.
 
@@ -30,23 +27,10 @@ def select(
         frames: the budget.
         policy: folder or hub id of a trained policy. The default comes with the package and knows only the generated
             videos of the demo; on other videos it runs, but its choice means little.
-        temperature: None picks greedily; a number samples.
-        seed: of the sampling.
-        strategy: how to choose, see :meth:`FrameSelector.select`; None as the temperature says.
-        samples: subsets drawn by a strategy that chooses among several.
-        min_gap: seconds that the frames lie apart at least.
+        **options: how to choose: temperature, seed, strategy, samples, min_gap, forced; see :meth:`FrameSelector.select`.
 
     Raises:
         RefocusError: in one clear line, when the video, the question or the budget cannot be used.
     """
     selector = FrameSelector.from_pretrained(locate(str(policy), "policy"))
-    return selector.select(
-        video,
-        question,
-        frames,
-        temperature=temperature,
-        seed=seed,
-        strategy=strategy,
-        samples=samples,
-        min_gap=min_gap,
-    )
+    return selector.select(video, question, frames, **options)

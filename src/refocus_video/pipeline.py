@@ -29,6 +29,7 @@ from refocus_video.evaluate.run import FILES, evaluate, units
 from refocus_video.files import write_json
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.learned import Learned
+from refocus_video.selectors.picking import Picking
 from refocus_video.selectors.random import Random
 from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.features import FeatureStore, features_folder
@@ -149,7 +150,7 @@ def evaluate_policy(
             Uniform(),
             Random(config.train.seed),
             Learned(learned),
-            Learned(learned, temperature=1.0, seed=config.train.seed, name="policy-sampled"),
+            Learned(learned, Picking(temperature=1.0, seed=config.train.seed), "policy-sampled"),
         ),
         budgets=budgets,
         image_size=(side, side),

@@ -22,6 +22,8 @@ class Pick:
     """Candidate positions in picking order, (K,), distinct."""
     probabilities: FloatArray | None = None
     """Of each pick at the moment it was made, (K,)."""
+    distributions: FloatArray | None = None
+    """Probability of every candidate at each pick, (K, F), where an explanation was asked for."""
 
     def __post_init__(self) -> None:
         if len(set(self.positions.tolist())) != len(self.positions):

@@ -1,19 +1,24 @@
 """The learned policy as a selector, and the front door for users: a video and a question in, a selection out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, Unpack
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import check_budget
+from refocus_video.errors import DataError, check_budget
+from refocus_video.policy.capture import CapturedStep
+from refocus_video.policy.decode import Step
 from refocus_video.policy.index import revision
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.selectors.base import Pick, question_rng, to_selection
+from refocus_video.selectors.explain import Explanation
 from refocus_video.selectors.live import GrowingVideo, LiveVideo
-from refocus_video.selectors.picking import Picking, Strategy, choose
+from refocus_video.selectors.picking import Options, Picking, choose, questions_at_once
 from refocus_video.selectors.store import IndexStore
 from refocus_video.selectors.stream import (
     OnProgress,
@@ -32,21 +37,10 @@ class Learned:
     """Frames picked by the policy, one after another: the most probable each time, or as :class:`Picking` says."""
 
     policy: FramePolicy
-    temperature: float | None = None
-    """None picks greedily, unless there is a strategy."""
-    seed: int = 0
+    picking: Picking = field(default_factory=Picking)
     name: str = "policy"
-    strategy: Strategy | None = None
-    samples: int | None = None
-    min_gap: float = 0.0
-
-    def __post_init__(self) -> None:
-        _ = self.picking
-
-    @property
-    def picking(self) -> Picking:
-        """The options, checked."""
-        return Picking(self.strategy, self.temperature, self.samples, self.min_gap)
+    step: Step | None = None
+    """As in ``pick_frames``."""
 
     def open(self, candidates: Candidates) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question."""
@@ -65,24 +59,45 @@ class OpenLearned:
     times: FloatArray
     """Of the candidates in seconds, (F,)."""
 
+    def pick(self, questions: Sequence[Question], budget: int, *, explain: bool = False) -> list[Pick]:
+        """Pick for all questions together; each gets what it gets alone.
+
+        Args:
+            questions: any number, also none.
+            budget: frames for each.
+            explain: whether picks come with the distributions they were drawn from.
+
+        Raises:
+            BudgetError: unless so many frames can be picked.
+        """
+        many = questions_at_once(self.selector.policy.config, self.selector.picking, budget)
+        parts = (questions[start : start + many] for start in range(0, len(questions), many))
+        return [pick for part in parts for pick in self._together(part, budget, explain)]
+
     @torch.no_grad()
-    def pick(self, questions: Sequence[Question], budget: int) -> list[Pick]:
-        """See :class:`refocus_video.selectors.base.OpenVideo`."""
-        if not questions:
-            return []
+    def _together(self, questions: Sequence[Question], budget: int, explain: bool) -> Iterator[Pick]:
         policy, picking = self.selector.policy, self.selector.picking
-        if not picking.greedy and len(questions) > 1:  # so that each has the random numbers it has alone
-            return [pick for question in questions for pick in self.pick([question], budget)]
         asked = policy.ask(self.index, questions, torch.zeros(len(questions), dtype=torch.long))
-        generator = torch.Generator(policy.device)
-        if not picking.greedy:
-            generator.manual_seed(
-                int(question_rng(self.selector.seed, self.video, questions[0], budget).integers(2**62))
-            )
-        times = torch.from_numpy(self.times)[None]  # (1, F)
-        chosen = choose(policy, self.index, asked, budget, picking, times=times, generator=generator)
-        positions, probabilities = chosen.picks[:, 0].cpu().numpy(), chosen.log_probs[:, 0].exp().double().cpu().numpy()
-        return [Pick(p, q) for p, q in zip(positions, probabilities, strict=True)]
+        seeds = [question_rng(picking.seed, self.video, question, budget).integers(2**62) for question in questions]
+        chosen = choose(
+            policy,
+            self.index,
+            asked,
+            budget,
+            picking,
+            times=torch.from_numpy(self.times)[None],  # (1, F)
+            generators=[torch.Generator(policy.device).manual_seed(int(seed)) for seed in seeds],
+            explain=explain,
+            step=self.selector.step,
+        )
+        positions, probabilities = chosen.picks[:, 0].cpu().numpy(), _array(chosen.log_probs[:, 0].exp())
+        distributions = None if chosen.distributions is None else _array(chosen.distributions[:, 0])  # (Q, K, F)
+        for q in range(len(questions)):
+            yield Pick(positions[q], probabilities[q], None if distributions is None else distributions[q])
+
+
+def _array(x: Tensor) -> FloatArray:
+    return np.asarray(x.double().cpu())
 
 
 class FrameSelector:
@@ -104,6 +119,8 @@ class FrameSelector:
     ) -> None:
         """Wrap a loaded policy; with a store, videos are indexed once and for all."""
         self.policy = policy.eval()
+        step = CapturedStep(policy.backbone) if policy.device.type == "cuda" else None
+        self._learned = Learned(self.policy, step=step)
         self.sampling = sampling
         self.store = store
         self._revision: tuple[list[tuple[int, int]], str] | None = None
@@ -173,48 +190,50 @@ class FrameSelector:
         return video
 
     def _indexed(self, timeline: Timeline, index: VideoIndex) -> "IndexedVideo":
-        return IndexedVideo(timeline, OpenLearned(Learned(self.policy), timeline.video, index, timeline.times))
+        return IndexedVideo(timeline, OpenLearned(self._learned, timeline.video, index, timeline.times))
 
     def select(
-        self,
-        video: str | Path,
-        question: str | Question,
-        frames: int = 8,
-        *,
-        temperature: float | None = None,
-        seed: int = 0,
-        strategy: Strategy | None = None,
-        samples: int | None = None,
-        min_gap: float = 0.0,
+        self, video: str | Path, question: str | Question, frames: int = 8, **options: Unpack[Options]
     ) -> Selection:
         """Pick ``frames`` frames of a video for a question.
 
         Args:
             video: path of a video file.
             question: its text, or a :class:`Question` with options.
-            frames: the budget.
-            temperature: None picks greedily; a number samples.
-            seed: of the sampling.
-            strategy: "greedy", "sample", or of several sampled subsets the most probable one ("best-of"), the one that
-                the rank head likes best ("best-of-rank") or the frames that most of them hold ("marginal", whose
-                probabilities are the shares of subsets with the frame). None: as the temperature says.
-            samples: how many subsets those three draw; 64 if left out.
-            min_gap: seconds that the frames lie apart at least.
+            frames: the budget, up to the number of candidates.
+            **options: any of
+
+                - ``temperature``: None picks greedily; a number samples.
+                - ``seed``: of the sampling.
+                - ``strategy``: "greedy", "sample", or of several sampled subsets the most probable one ("best-of"), the
+                  one that the rank head likes best ("best-of-rank") or the frames that most of them hold ("marginal",
+                  whose probabilities are the shares of subsets with the frame). None: as the temperature says.
+                - ``samples``: how many subsets those three draw; 64 if left out.
+                - ``min_gap``: seconds that the frames lie apart at least.
+                - ``forced``: positions of candidates that are picked first, whatever the policy thinks of them.
 
         Raises:
             VideoError: if the file cannot be read as a video.
-            BudgetError: if it has fewer candidate frames than asked for, or fewer that lie the gap apart.
+            BudgetError: if it has fewer candidate frames than asked for, or fewer that lie the gap apart; or if a forced
+                pick does not exist, comes twice, or rules the budget out.
             ConfigError: if the options do not go together.
         """
-        return self.open(video).select(
-            question,
-            frames,
-            temperature=temperature,
-            seed=seed,
-            strategy=strategy,
-            samples=samples,
-            min_gap=min_gap,
-        )
+        return self.open(video).select(question, frames, **options)
+
+    def select_many(
+        self, video: str | Path, questions: Sequence[str | Question], frames: int = 8, **options: Unpack[Options]
+    ) -> list[Selection]:
+        """Pick frames for several questions of a video, which are answered together; see :meth:`select`.
+
+        Each question gets what it gets alone, sampled or not.
+        """
+        return self.open(video).select_many(questions, frames, **options)
+
+    def explain(
+        self, video: str | Path, question: str | Question, frames: int = 8, **options: Unpack[Options]
+    ) -> Explanation:
+        """Pick frames for a question and tell what the policy thought at each pick; see :meth:`select`."""
+        return self.open(video).explain(question, frames, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,27 +244,33 @@ class IndexedVideo:
     """Which frames are its candidates."""
     indexed: OpenLearned
 
-    def select(
-        self,
-        question: str | Question,
-        frames: int = 8,
-        *,
-        temperature: float | None = None,
-        seed: int = 0,
-        strategy: Strategy | None = None,
-        samples: int | None = None,
-        min_gap: float = 0.0,
-    ) -> Selection:
+    def select(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""
+        return self.select_many([question], frames, **options)[0]
+
+    def select_many(
+        self, questions: Sequence[str | Question], frames: int = 8, **options: Unpack[Options]
+    ) -> list[Selection]:
+        """Pick frames for several questions together; see :meth:`FrameSelector.select_many`."""
+        if isinstance(questions, str):
+            raise DataError(f"select_many takes a list of questions, found the text {questions!r}; put it into a list")
+        asked = [_question(question) for question in questions]
+        picks, name = self._picked(asked, frames, Picking(**options)), self.indexed.selector.name
+        return [to_selection(pick, self.timeline, q, name) for pick, q in zip(picks, asked, strict=True)]
+
+    def explain(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Explanation:
+        """Pick frames and tell what the policy thought at each pick; see :meth:`FrameSelector.explain`."""
+        asked = _question(question)
+        (pick,) = self._picked([asked], frames, Picking(**options), explain=True)
+        assert pick.distributions is not None, "an explanation was asked for"
+        selection = to_selection(pick, self.timeline, asked, self.indexed.selector.name)
+        return Explanation(selection, self.timeline, pick.positions, pick.distributions)
+
+    def _picked(self, questions: list[Question], frames: int, picking: Picking, explain: bool = False) -> list[Pick]:
         check_budget(frames, len(self.timeline))
-        asked = Question(question) if isinstance(question, str) else question
-        learned = replace(
-            self.indexed.selector,
-            temperature=temperature,
-            seed=seed,
-            strategy=strategy,
-            samples=samples,
-            min_gap=min_gap,
-        )
-        pick = replace(self.indexed, selector=learned).pick([asked], frames)[0]
-        return to_selection(pick, self.timeline, asked, learned.name)
+        learned = replace(self.indexed.selector, picking=picking)
+        return replace(self.indexed, selector=learned).pick(questions, frames, explain=explain)
+
+
+def _question(question: str | Question) -> Question:
+    return Question(question) if isinstance(question, str) else question

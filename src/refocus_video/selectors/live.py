@@ -6,13 +6,13 @@ limit, since a choice that is spread evenly over the whole video would change wi
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from refocus_video.errors import BudgetError, DataError, VideoError
 from refocus_video.policy.policy import FramePolicy, VideoIndex
-from refocus_video.selectors.picking import Strategy
+from refocus_video.selectors.picking import Options
 from refocus_video.selectors.stream import OnProgress, extend_with, group_size, index_frames, no_progress, split
 from refocus_video.types import ByteArray, FloatArray, IntArray, Question, Selection, Timeline
 from refocus_video.video.pixels import scaled
@@ -86,27 +86,9 @@ class LiveVideo:
             raise BudgetError(f"{self._timeline.video} has no candidate frame yet; push frames before selecting")
         return self._opened(self._timeline, self._index)
 
-    def select(
-        self,
-        question: str | Question,
-        frames: int = 8,
-        *,
-        temperature: float | None = None,
-        seed: int = 0,
-        strategy: Strategy | None = None,
-        samples: int | None = None,
-        min_gap: float = 0.0,
-    ) -> Selection:
+    def select(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Selection:
         """Pick among the frames so far; see :meth:`refocus_video.FrameSelector.select`."""
-        return self.opened().select(
-            question,
-            frames,
-            temperature=temperature,
-            seed=seed,
-            strategy=strategy,
-            samples=samples,
-            min_gap=min_gap,
-        )
+        return self.opened().select(question, frames, **options)
 
 
 class GrowingVideo(LiveVideo):

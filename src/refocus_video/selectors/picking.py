@@ -3,13 +3,18 @@
 Legend: B videos, Q questions, G sampled subsets per question, F candidate frames, K picks.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from numbers import Integral
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
+from refocus_video.config import PolicyConfig
 from refocus_video.errors import ConfigError
+from refocus_video.policy.decode import Step
 from refocus_video.policy.pick import Picks, pick_frames
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 from refocus_video.policy.subsets import best_of, most_visited
@@ -21,6 +26,21 @@ likes best, or the frames that most of them hold."""
 OF_SEVERAL = ("best-of", "best-of-rank", "marginal")
 SAMPLES = 64
 """Subsets that are drawn when their number is not stated, as in the published evaluation."""
+
+
+MEMORY_BYTES = 2 << 30
+"""About what the questions that are answered together may remember; one question is answered whatever it takes."""
+
+
+class Options(TypedDict, total=False):
+    """The options of a selection as keyword arguments; what they mean stands at :class:`Picking`."""
+
+    temperature: float | None
+    seed: int
+    strategy: Strategy | None
+    samples: int | None
+    min_gap: float
+    forced: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +55,10 @@ class Picking:
     """Subsets drawn by a strategy that chooses among several; :data:`SAMPLES` where it is left out."""
     min_gap: float = 0.0
     """Seconds that picks lie apart at least."""
+    seed: int = 0
+    """Of the sampling; what a question gets does not depend on the questions beside it."""
+    forced: Sequence[int] = ()
+    """Candidate positions that are picked first, in this order; the policy goes on from there."""
 
     def __post_init__(self) -> None:
         if self.strategy is not None and self.strategy not in get_args(Strategy):
@@ -53,6 +77,9 @@ class Picking:
         if not 0 <= self.min_gap < float("inf"):
             raise ConfigError(f"the gap between picks must be 0 seconds or more, found {self.min_gap}")
 
+        if not all(isinstance(position, Integral) for position in self.forced):
+            raise ConfigError(f"forced picks are positions of candidates, whole numbers; found {list(self.forced)}")
+
     @property
     def resolved(self) -> Strategy:
         """The strategy that is meant."""
@@ -62,6 +89,19 @@ class Picking:
     def greedy(self) -> bool:
         """Whether no random numbers are needed."""
         return self.resolved == "greedy"
+
+    @property
+    def group_size(self) -> int:
+        """Subsets that are picked for a question, of which one is kept."""
+        return (self.samples or SAMPLES) if self.resolved in OF_SEVERAL else 1
+
+
+def questions_at_once(config: PolicyConfig, picking: Picking, budget: int) -> int:
+    """How many questions may be answered together, by what each remembers: its states, and the picks of its subsets."""
+    tokens = (
+        3 * config.d_state + picking.group_size * budget
+    )  # a state is worth d_state tokens; three are alive at most
+    return max(1, MEMORY_BYTES // (4 * config.n_layer * config.expand * config.d_model * tokens))
 
 
 @torch.no_grad()
@@ -73,7 +113,9 @@ def choose(
     picking: Picking,
     *,
     times: Tensor,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    explain: bool = False,
+    step: Step | None = None,
 ) -> Picks:
     """One subset for every question.
 
@@ -82,34 +124,39 @@ def choose(
         index: of the videos.
         asked: the questions.
         budget: frames to pick (K).
-        picking: how.
+        picking: how; its seed is the caller's business.
         times: of the candidates in seconds, (B, F) float64.
-        generator: source of randomness, on the policy's device.
+        generators: source of randomness of each question, on the policy's device.
+        explain: return the distributions too: what the policy thought at each pick, given the picks before it.
+        step: as in ``pick_frames``.
 
     Returns:
         (Q, 1, K). "marginal" gives the share of the subsets that hold a frame in place of the probability of its pick.
 
     Raises:
-        BudgetError: when so many frames cannot be picked.
+        BudgetError: when so many frames, or the forced ones, cannot be picked.
         CheckpointError: for "best-of-rank" with a policy that has no rank head.
     """
-    strategy, several = picking.resolved, picking.resolved in OF_SEVERAL
-    sampled = pick_frames(
+    questions, group = len(asked.rows), picking.group_size
+    first = torch.tensor([int(position) for position in picking.forced], dtype=torch.long, device=policy.device)  # (m,)
+    run = partial(
+        pick_frames,
         policy,
         index,
         asked,
         budget,
-        (picking.samples or SAMPLES) if several else 1,
         temperature=picking.temperature or 1.0,
-        greedy=picking.greedy,
-        generator=generator,
         times=times,
         min_gap=picking.min_gap,
+        step=step,
     )
-    if strategy == "best-of":
-        return best_of(sampled)
-    if strategy == "best-of-rank":
-        return best_of(sampled, policy.rank_scores(index, asked, sampled.picks))
-    if strategy == "marginal":
-        return most_visited(index, asked, sampled.picks, times=times, min_gap=picking.min_gap)
-    return sampled
+    chosen = run(group, greedy=picking.greedy, generator=generators, forced=first.expand(questions, group, -1))
+    if picking.resolved == "best-of":
+        chosen = best_of(chosen)
+    elif picking.resolved == "best-of-rank":
+        chosen = best_of(chosen, policy.rank_scores(index, asked, chosen.picks))
+    elif picking.resolved == "marginal":
+        chosen = most_visited(index, asked, chosen.picks, times=times, min_gap=picking.min_gap)
+    if explain:  # by forcing what was chosen: the same way for every strategy
+        chosen = replace(chosen, distributions=run(forced=chosen.picks, keep_distributions=True).distributions)
+    return chosen
