@@ -6,10 +6,13 @@ the full-size model. The tiny models differ by configuration only: see ``configs
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from refocus_video.errors import ConfigError
 
@@ -79,6 +82,9 @@ def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     return {**below, **above, **groups}
 
 
+_SECRET = "holds_a_secret"
+
+
 def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "(whole file)"
     if item["type"] == "extra_forbidden":
@@ -89,8 +95,12 @@ def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
             else:
                 field = getattr(group, "model_fields", {}).get(part)
                 group = field.annotation if field is not None else None
+                if isinstance(group, UnionType):  # a group that may be left out
+                    group = next((kind for kind in get_args(group) if hasattr(kind, "model_fields")), None)
         known = ", ".join(getattr(group, "model_fields", {}))
         return f"{source}: unknown setting {where!r}; known ones here: {known}"
+    if item["type"] == _SECRET:
+        return f"{source}: setting {where!r}: {item['msg']}"  # what was found stays unsaid
     return f"{source}: setting {where!r}: {item['msg'].lower()}, found {item['input']!r}"
 
 
@@ -242,12 +252,79 @@ class Stage(Settings):
     """Question types practised, each with the relative chance of one of its questions; empty for all alike."""
 
 
-class ReferenceConfig(Settings):
-    """Which frozen LMM scores the subsets, and how its scores become rewards (METHOD §4)."""
+PictureFormat = Literal["jpeg", "png"]
+FramesAs = Literal["images", "video"]
+
+
+class EndpointConfig(Settings):
+    """An OpenAI-compatible server that runs the model in place of this process; a plain URL stands for the rest's defaults."""
+
+    url: str
+    """Address up to and with ``/v1``."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key, if the server wants one. The key itself is never a setting."""
+    image_size: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (448, 448)
+    """Height and width of the frames that are sent, in pixels."""
+    image_format: PictureFormat = "jpeg"
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
+    frames_as: FramesAs = "images"
+    """One picture a frame, each with its time; or one list of frames, which only vLLM takes."""
+    top_logprobs: int = Field(default=20, ge=2)
+    """Likeliest tokens to ask for; servers give 20 at most unless told otherwise."""
+    concurrency: int = Field(default=16, ge=1)
+    """Requests at the same time."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    max_retries: int = Field(default=6, ge=0)
+    """How often a request is repeated after status 408, 429 or 5xx, a lost connection or no reply in time."""
+    price_per_million_in: float = Field(default=0.0, ge=0)
+    """What a million tokens of requests cost, and of replies: for the cost that is shown."""
+    price_per_million_out: float = Field(default=0.0, ge=0)
+    cache: str | None = None
+    """Folder of the replies that are kept; ``$REFOCUS_CACHE/endpoint`` or ``~/.cache/refocus-video/endpoint`` if None."""
+    extra_body: dict[str, Any] = {}
+    """Further fields of every request, e.g. ``{chat_template_kwargs: {enable_thinking: false}}``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+    @field_validator("url")
+    @classmethod
+    def _clean(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query:
+            raise PydanticCustomError(_SECRET, "must not hold a key; name its environment variable in api_key_env")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as http://localhost:8000/v1")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _frame_lists_are_jpeg(self) -> Self:
+        if self.frames_as == "video" and self.image_format != "jpeg":
+            raise ValueError("frames_as video is a list of JPEG pictures; set image_format to jpeg")
+        return self
+
+
+class ModelConfig(Settings):
+    """A frozen LMM."""
 
     model: str = "OpenGVLab/InternVL3-2B-hf"
-    """Folder or hub id; the paper's second version."""
+    """Folder or hub id, or the name by which an endpoint knows it; the paper's second version."""
     answer_mode: Literal["letters", "words"] = "letters"
+    endpoint: EndpointConfig | None = None
+    """The server that runs it; None runs it here."""
+
+    @model_validator(mode="after")
+    def _letters(self) -> Self:
+        if self.endpoint is not None and self.answer_mode != "letters":
+            raise ValueError("an endpoint answers by letter: set answer_mode to letters")
+        return self
+
+
+class ReferenceConfig(ModelConfig):
+    """Which frozen LMM scores the subsets, and how its scores become rewards (METHOD §4)."""
+
     reward: Literal["margin", "probability", "accuracy"] = "margin"
 
 

@@ -6,18 +6,22 @@ from typing import Any
 import torch
 
 from refocus_video.assets import locate
-from refocus_video.config import PolicyConfig, ReferenceConfig, RunConfig
+from refocus_video.config import ModelConfig, PolicyConfig, RunConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.files import TEXT_FILES, local_folder
 from refocus_video.policy.fresh import fresh_policy, read_backbone
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.released import read_tower_config
 from refocus_video.policy.tower import tower_folder
+from refocus_video.reference.base import ReferenceModel
+from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.reference.huggingface import HuggingFaceReference
 
 
-def load_reference(config: ReferenceConfig, device: str = "cpu") -> HuggingFaceReference:
-    """The frozen LMM of a configuration."""
+def load_reference(config: ModelConfig, device: str = "cpu") -> ReferenceModel:
+    """The frozen LMM of a configuration: loaded here, or behind its endpoint."""
+    if config.endpoint is not None:
+        return EndpointReference(config.model, config.endpoint)
     source = locate(config.model, "reference")
     return HuggingFaceReference.from_pretrained(source, answer_mode=config.answer_mode, device=device)
 

@@ -54,12 +54,13 @@ class ViewStore:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
     def write(self, candidates: Candidates) -> None:
-        """Look at a video's candidate frames and keep what is seen in half precision.
+        """Look at a video's candidate frames and keep what is seen: numbers in half precision, anything else as it is.
 
         Raises:
             StoreError: if it cannot be written.
         """
-        seen = self.viewer.encode(candidates.frames).half().cpu().contiguous()
+        seen = self.viewer.encode(candidates.frames).cpu()
+        seen = (seen.half() if seen.is_floating_point() else seen).contiguous()
         path = self.path(candidates.video)
         try:
             with replacing(path) as temporary:
@@ -71,7 +72,7 @@ class ViewStore:
             ) from None
 
     def read(self, video: str) -> tuple[Tensor, Tensor]:
-        """What is seen of a video's F frames (F, ...) half, and their times in seconds (F,) float64.
+        """What is seen of a video's F frames (F, ...), and their times in seconds (F,) float64.
 
         Raises:
             StoreError: if the file is damaged.

@@ -1,0 +1,1 @@
+"""A reference model behind an OpenAI-compatible server."""

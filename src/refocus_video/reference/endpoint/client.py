@@ -1,0 +1,153 @@
+"""Sends requests to an OpenAI-compatible server, and tries again where that can help.
+
+The key comes from an environment variable, goes into the request's header, and nowhere else: what a server says is searched for
+it before it is shown.
+"""
+
+import email.utils
+import json
+import os
+import random
+import threading
+import time
+from typing import Any
+
+from refocus_video.config import EndpointConfig
+from refocus_video.errors import ConfigError, ReferenceModelError
+from refocus_video.reference.endpoint.replies import MalformedReplyError, Reply
+
+LONGEST_WAIT_S = 600.0
+"""A server that asks to be left alone for longer ends the run; the cache keeps what was answered so far."""
+
+
+class EndpointClient:
+    """One server. May be used by many threads."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        """Nothing is sent.
+
+        Raises:
+            ConfigError: if the HTTP library is missing, or the key cannot be one.
+        """
+        try:
+            import httpx2
+        except ImportError:
+            raise ConfigError(
+                "reference.endpoint needs the package httpx2; install it with: pip install 'refocus-video[endpoint]'"
+            ) from None
+        self._http = httpx2
+        self.config = config
+        self._key = os.environ.get(config.api_key_env, "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise ConfigError(f"the environment variable {config.api_key_env} holds characters that no key has")
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        limits = httpx2.Limits(max_connections=config.concurrency)
+        self._client = httpx2.Client(headers=headers, timeout=config.timeout_s, limits=limits)
+        self._answered = False
+        self._stopped = threading.Event()
+
+    def ask(self, body: dict[str, Any]) -> tuple[Reply, int]:
+        """The reply to one chat completion, and how often it had to be tried again.
+
+        Raises:
+            ReferenceModelError: if the server refuses, or still fails after ``max_retries``.
+        """
+        for tried in range(self.config.max_retries + 1):
+            trouble, asked_wait = "", None
+            try:
+                response = self._client.post(f"{self.config.url}/chat/completions", json=body)
+            except self._http.TimeoutException:
+                trouble = f"no reply within {self.config.timeout_s:g} s"
+            except self._http.TransportError as error:
+                trouble = f"no connection ({_one_line(str(error)) or type(error).__name__})"
+                if not self._answered:
+                    raise self._error(f"{trouble}; is the server running there?") from None
+            else:
+                self._answered = True
+                status = response.status_code
+                if status == 200:
+                    try:
+                        return Reply.parse(json.loads(response.content)), tried
+                    except (MalformedReplyError, ValueError):
+                        trouble = f"a reply that is not a chat completion: {response.text[:100]!r}"
+                elif status in (408, 429) or status >= 500:
+                    trouble = f"status {status}: {_message(response.text)}"
+                    asked_wait = retry_after(response.headers.get("retry-after"), time.time())
+                else:
+                    raise self._refused(status, _message(response.text))
+            if tried == self.config.max_retries:
+                break
+            wait = pause(tried, asked_wait, random.random())
+            if wait > LONGEST_WAIT_S:
+                raise self._error(f"{trouble}; it asks to wait for {wait:.0f} s")
+            if self._wait(wait):
+                break
+        raise self._error(f"{trouble} (tried {tried + 1} time{'s' * (tried > 0)})")
+
+    def stop(self) -> None:
+        """Make the requests that wait for another try give up."""
+        self._stopped.set()
+
+    def resume(self) -> None:
+        """Let requests wait again."""
+        self._stopped.clear()
+
+    def _wait(self, seconds: float) -> bool:
+        """Whether the wait was cut short by :meth:`stop`."""
+        return self._stopped.wait(seconds)
+
+    def _refused(self, status: int, message: str) -> ReferenceModelError:
+        if status not in (401, 403):
+            return self._error(f"status {status}: {message}")
+        name = self.config.api_key_env
+        found = "was refused" if self._key else "is not set"
+        return self._error(f"status {status}: the key in the environment variable {name} {found}")
+
+    def _error(self, text: str) -> ReferenceModelError:
+        shown = text.replace(self._key, "[key]") if self._key else text
+        return ReferenceModelError(f"endpoint {self.config.url}: {shown}")
+
+
+def pause(tried: int, asked_s: float | None, chance: float) -> float:
+    """Seconds to wait before another try.
+
+    What the server asked for and up to half a second more; else half a second, doubled with every try up to 30 s, of which the
+    last half is left to chance, so that many clients do not come back at once.
+
+    Args:
+        tried: how many tries have failed before this one.
+        asked_s: what the server asked for.
+        chance: a random number from 0 to 1.
+    """
+    if asked_s is not None:
+        return asked_s + chance / 2
+    return min(30.0, 0.5 * 2.0**tried) * (0.5 + chance / 2)
+
+
+def retry_after(header: str | None, now_s: float) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for, given as a number or a date; None if it says neither."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - now_s)
+    except ValueError:
+        return None
+
+
+def _message(text: str) -> str:
+    """What an error's body says: the protocol's message where it has one."""
+    try:
+        document = json.loads(text)
+        error = document.get("error", document)
+        text = error["message"] if isinstance(error, dict) else str(error)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    return _one_line(str(text)) or "no reason given"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]
