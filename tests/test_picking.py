@@ -145,7 +145,21 @@ def test_the_command_takes_the_options(tmp_path: Path, monkeypatch: pytest.Monke
         )
         assert found["positions"] == same.positions.tolist()
     assert selected()["strategy"] == "greedy"
-    for wrong, said in (("--samples 3", "takes no number"), ("--min-gap 5", "5 s apart"), ("--strategy x", "known")):
+    plain = selected("--force", "7", "--force", "2")
+    told = selected("--force", "7", "--force", "2", "--explain", "--sheet", "talk.frames.jpg")
+    assert told["positions"] == plain["positions"]
+    assert told["steps"] == library.explain("what is shown", 3, forced=[7, 2]).to_json()["steps"]
+    assert [step["pick"]["position"] for step in told["steps"]][:2] == [7, 2]
+    assert told["map"] == "talk.picks.jpg"
+    assert (tmp_path / "talk.picks.jpg").stat().st_size > 1000
+    shown = CliRunner().invoke(app, [*base[:-1], "--explain"])
+    assert "What the policy thought at each pick" in shown.stdout
+    for wrong, said in (
+        ("--samples 3", "takes no number"),
+        ("--min-gap 5", "5 s apart"),
+        ("--strategy x", "known"),
+        ("--force 99", "numbered 0 to"),
+    ):
         result = CliRunner().invoke(app, [*base, *wrong.split()])
         assert isinstance(result.exception, RefocusError)
         assert said in str(result.exception)

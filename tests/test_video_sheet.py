@@ -8,7 +8,7 @@ from PIL import Image
 
 from refocus_video.errors import RefocusError
 from refocus_video.types import ByteArray, Span
-from refocus_video.video.sheet import _font, clock, contact_sheet, filmstrip, fit_text, save_image, timeline
+from refocus_video.video.sheet import _font, clock, contact_sheet, filmstrip, fit_text, heat_map, save_image, timeline
 
 RED = (198, 64, 40)
 GREEN = (170, 216, 190)
@@ -89,6 +89,35 @@ def test_bad_timelines_are_refused() -> None:
         timeline(0.0, [])
     with pytest.raises(RefocusError, match=r"picked times \[11\.0\]"):
         timeline(10.0, [11.0])
+
+
+def test_a_heat_map_is_darkest_where_it_is_most_probable_and_frames_the_pick() -> None:
+    distributions = np.array([[0.1, 0.2, 0.6, 0.1, 0.0], [0.2, 0.4, 0.0, 0.2, 0.2]])
+    image = heat_map(np.arange(5.0), distributions, np.array([2, 3]), width=600)
+    frames = pixels_of(image, RED)
+    height = (min(y for _, y in frames) + max(y for _, y in frames)) / 2
+    first, second = ([x for x, y in frames if (y < height) == above] for above in (True, False))
+    cell = max(first) - min(first) - 3  # the frame is a little larger than the candidate
+    assert min(second) - min(first) == pytest.approx(cell, abs=2), "one candidate further right"
+    for xs, distribution, pick, y in (
+        (first, distributions[0], 2, height - 10),
+        (second, distributions[1], 3, height + 10),
+    ):
+        places = [(min(xs) + max(xs)) // 2 + (f - pick) * cell for f in range(5)]
+        shades = [int(np.asarray(image)[int(y), x].sum()) for x in places]
+        assert np.argsort(shades)[0] == distribution.argmax()
+        assert np.argsort(shades)[-1] == distribution.argmin()
+
+
+def test_a_heat_map_takes_one_candidate_and_thousands() -> None:
+    one = heat_map(np.array([3.0]), np.ones((1, 1)), np.array([0]), notes=["p=1"], title="one")
+    rng = np.random.default_rng(0)
+    many = heat_map(np.arange(3000) / 4, rng.dirichlet(np.ones(3000), 2), np.array([0, 2999]), notes=["a", "b"])
+    assert one.width == many.width == 1000
+    for picks, notes in (([], []), ([0], []), ([0, 1], ["a"])):
+        with pytest.raises(RefocusError, match="heat map needs picks") as caught:
+            heat_map(np.arange(3.0), np.ones((2, 3)), np.array(picks), notes=notes)
+        assert "\n" not in str(caught.value)
 
 
 def test_clock() -> None:

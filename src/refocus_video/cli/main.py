@@ -97,6 +97,10 @@ def select(
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Samples to choose among; 64 if left out.")] = None,
     min_gap: Annotated[float, typer.Option(metavar="SECONDS", help="Frames lie at least so many seconds apart.")] = 0.0,
+    force: Annotated[
+        list[int] | None,
+        typer.Option(metavar="POSITION", help="A candidate (0 is the first) to pick first; repeat for each."),
+    ] = None,
     fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
     max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")] = 512,
     no_cache: Annotated[
@@ -108,6 +112,9 @@ def select(
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what the policy thought at each pick, also as a picture.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Pick the frames of VIDEO that matter for QUESTION.
@@ -128,11 +135,13 @@ def select(
         strategy=strategy,
         samples=samples,
         min_gap=min_gap,
+        forced=tuple(force or ()),
         fps=fps,
         max_candidates=max_candidates,
         no_cache=no_cache,
         by_content=by_content,
         sheet=sheet,
+        explain=explain,
         as_json=as_json,
     )
 

@@ -1,4 +1,4 @@
-"""``refocus select``: pick, print, and draw the contact sheet."""
+"""``refocus select``: pick, print, and draw the contact sheet; explain the picks where asked."""
 
 from pathlib import Path
 from typing import cast
@@ -9,12 +9,13 @@ from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.cli.console import notes, print_json, print_table
 from refocus_video.cli.index import indexing_bar
 from refocus_video.config import SamplingConfig
+from refocus_video.selectors.explain import Explanation
 from refocus_video.selectors.learned import FrameSelector
-from refocus_video.selectors.picking import Picking, Strategy
+from refocus_video.selectors.picking import Options, Picking, Strategy
 from refocus_video.selectors.store import IndexStore, default_folder
 from refocus_video.types import Question, Selection
 from refocus_video.video.reader import VideoReader
-from refocus_video.video.sheet import check_target, contact_sheet, save_image
+from refocus_video.video.sheet import check_target, contact_sheet, heat_map, save_image
 
 THUMBNAIL = 320
 """Longer side of a picture on the contact sheet, in pixels."""
@@ -32,17 +33,27 @@ def run_select(
     strategy: str | None,
     samples: int | None,
     min_gap: float,
+    forced: tuple[int, ...],
     fps: float,
     max_candidates: int,
     no_cache: bool,
     by_content: bool,
     sheet: Path | None,
+    explain: bool,
     as_json: bool,
 ) -> None:
     """See ``refocus select --help``."""
     asked = Question(question, options)
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
-    picking = Picking(cast(Strategy | None, strategy), temperature, samples, min_gap)
+    how: Options = {
+        "strategy": cast(Strategy | None, strategy),
+        "temperature": temperature,
+        "samples": samples,
+        "min_gap": min_gap,
+        "seed": seed,
+        "forced": forced,
+    }
+    picking = Picking(**how)
     path = sheet or Path(f"{video.stem}.frames.png")
     check_target(path)
     store = None if no_cache else IndexStore(default_folder(), by_content=by_content)
@@ -56,20 +67,18 @@ def run_select(
         )
     with indexing_bar(video.name) as on_progress:
         opened = selector.open(video, on_progress)
-    selection = opened.select(
-        asked,
-        frames,
-        temperature=temperature,
-        seed=seed,
-        strategy=picking.strategy,
-        samples=samples,
-        min_gap=min_gap,
-    )
+    explanation = opened.explain(asked, frames, **how) if explain else None
+    selection = explanation.selection if explanation else opened.select(asked, frames, **how)
     # The most visited frames come with the share of subsets that hold them, all others with a probability.
     word = "share" if picking.resolved == "marginal" else "probability"
     draw_sheet(selection, path, word[0])
+    map_path = path.with_name(f"{path.stem.removesuffix('.frames')}.picks{path.suffix}")
+    if explanation:
+        draw_map(explanation, map_path)
     if as_json:
-        print_json({**selection.to_json(), "strategy": picking.resolved, "sheet": str(path)})
+        about = {"strategy": picking.resolved, "sheet": str(path)}
+        told = {**explanation.to_json(), **about, "map": str(map_path)} if explanation else selection.to_json() | about
+        print_json(told)
         return
     print_table(
         f"{len(selection)} frames of {video.name} for: {question}",
@@ -81,6 +90,9 @@ def run_select(
             )
         ],
     )
+    if explanation:
+        print_explanation(explanation)
+        notes.print(f"heat map: {map_path}", markup=False, soft_wrap=True)
     notes.print(f"contact sheet: {path}", markup=False, soft_wrap=True)
 
 
@@ -97,6 +109,43 @@ def draw_sheet(selection: Selection, path: Path, letter: str = "p") -> None:
         )
     ]
     save_image(contact_sheet(list(pictures), captions, columns=min(4, len(selection))), path)
+
+
+def draw_map(explanation: Explanation, path: Path) -> None:
+    """Write a picture of how probable every candidate was at each pick."""
+    selection = explanation.selection
+    picture = heat_map(
+        explanation.timeline.times,
+        explanation.distributions,
+        explanation.picks,
+        notes=[
+            f"p={p:.2g}  entropy {entropy:.1f}"
+            for p, entropy in zip(explanation.probabilities, explanation.entropies, strict=True)
+        ],
+        title=f"{Path(selection.video).name}: {selection.question.text}",
+    )
+    save_image(picture, path)
+
+
+def print_explanation(explanation: Explanation, runners_up: int = 3) -> None:
+    """A table of the picks in their order, with what else was likely."""
+    rows = []
+    for k, (p, entropy) in enumerate(zip(explanation.probabilities, explanation.entropies, strict=True)):
+        others = [c for c in explanation.top(k, runners_up + 1) if c["position"] != explanation.picks[k]][:runners_up]
+        rows.append(
+            [
+                f"{k + 1}.",
+                f"{explanation.timeline.times[explanation.picks[k]]:.2f}",
+                f"{p:.4f}",
+                f"{entropy:.2f}",
+                ", ".join(f"{c['time']:.2f} s {c['probability']:.2g}" for c in others),
+            ]
+        )
+    print_table(
+        "What the policy thought at each pick",
+        ["picked", "time (s)", "probability", "entropy (nats)", "most probable others"],
+        rows,
+    )
 
 
 def _probabilities(selection: Selection) -> np.ndarray:

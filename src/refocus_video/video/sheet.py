@@ -1,16 +1,18 @@
-"""Pictures for people: frames on a contact sheet with captions, and picked times on a timeline."""
+"""Pictures for people: frames on a contact sheet, picked times on a timeline, probabilities over time as a heat map."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from math import ceil, floor
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from refocus_video.errors import RefocusError
 from refocus_video.files import replacing
-from refocus_video.types import ByteArray, FloatArray, Span
+from refocus_video.types import ByteArray, FloatArray, IntArray, Span
 
 _BACKGROUND = (250, 250, 248)
 _INK = (32, 36, 42)
@@ -19,6 +21,7 @@ _RULE = (208, 211, 215)
 _BAR = (229, 232, 236)
 _SPAN = (170, 216, 190)
 _TICK = (198, 64, 40)
+_HEAT = ((238, 240, 243), (86, 156, 214), (9, 44, 96))  # improbable, between, most probable
 _ELLIPSIS = "…"
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -178,6 +181,88 @@ def timeline(
         draw.rectangle((x - 1, top - overhang, x, top + bar + overhang), _TICK)
     _draw_scale(draw, column, start_s, end_s, y=top + bar + overhang, font=font, most=(width - 2 * margin) // 90)
     return image
+
+
+def heat_map(
+    times: FloatArray,
+    distributions: FloatArray,
+    picks: IntArray,
+    *,
+    notes: Sequence[str] = (),
+    width: int = 1000,
+    title: str = "",
+    font_size: int = 13,
+) -> Image.Image:
+    """A row for each pick, from the first down: how probable every candidate was, over the time of the video.
+
+    A row is darkest at its most probable candidate, whatever that one's probability, and goes with the square root of the
+    rest. The picked candidate is framed. Candidates that share a pixel show the most probable of them.
+
+    Args:
+        times: of the candidates in seconds, (F,), non-decreasing.
+        distributions: probability of every candidate at each pick, (K, F).
+        picks: the picked candidates, (K,).
+        notes: a text to the right of each row; none at all, or K of them.
+        width: of the picture, in pixels.
+        title: a line above the rows; empty for none.
+        font_size: of the text, in pixels.
+
+    Raises:
+        RefocusError: shapes do not fit each other, or there is nothing to draw.
+    """
+    if not len(picks) or distributions.shape != (len(picks), len(times)) or len(notes) not in {0, len(picks)}:
+        raise RefocusError(
+            f"a heat map needs picks, a probability of each candidate at each, and a note for each or none; found "
+            f"{len(picks)} picks, {distributions.shape} probabilities, {len(times)} times, {len(notes)} notes"
+        )
+    font, title_font = _font(font_size), _font(font_size + 4)
+    rank_width, note_width = (
+        ceil(max(map(font.getlength, texts), default=0)) + 8
+        for texts in ([f"{k + 1}." for k in range(len(picks))], notes)
+    )
+    row, gap, margin = font_size + 7, 3, 16
+    left, right = margin + rank_width, width - margin - note_width
+    top = 12 + (font_size + 16 if title else 0)
+    bottom = top + len(picks) * (row + gap)
+    image = Image.new("RGB", (width, bottom + font_size + 18), _BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    if title:
+        draw.text((margin, 10), fit_text(title, width - 2 * margin, title_font), _INK, title_font)
+
+    # Each candidate reaches half-way to its neighbours; the outer ones as far outwards as inwards.
+    middles = (times[:-1] + times[1:]) / 2
+    outer = (2 * times[[0, -1]] - middles[[0, -1]]) if len(middles) else times[[0, 0]] + (-0.5, 0.5)
+    edges = np.concatenate([outer[:1], middles, outer[1:]])  # (F + 1,)
+    start_s, end_s = float(edges[0]), float(edges[-1])
+
+    def column(time_s: float) -> int:
+        return left + round((time_s - start_s) / max(end_s - start_s, 1e-9) * (right - left))
+
+    columns = [column(float(edge)) for edge in edges]
+    boxes = [(a, max(a + 1, b) - 1) for a, b in pairwise(columns)]  # first and last pixel
+    for k, (distribution, pick) in enumerate(zip(distributions, picks, strict=True)):
+        y = top + k * (row + gap)
+        draw.text((left - 8, y + row / 2), f"{k + 1}.", _FAINT, font, anchor="rm")
+        draw.rectangle((left, y, right - 1, y + row - 1), _HEAT[0])
+        strengths = np.sqrt(distribution / max(float(distribution.max()), 1e-12))
+        for f in np.argsort(strengths, kind="stable"):  # the most probable last, on top
+            draw.rectangle((boxes[f][0], y, boxes[f][1], y + row - 1), _heat(float(strengths[f])))
+        a, b = boxes[int(pick)]
+        draw.rectangle((a - 2, y - 1, b + 2, y + row), outline=_TICK, width=2)
+        if notes:
+            draw.text((right + 8, y + row / 2), notes[k], _INK, font, anchor="lm")
+    _draw_scale(draw, column, start_s, end_s, y=bottom, font=font, most=(right - left) // 90)
+    return image
+
+
+def _heat(strength: float) -> tuple[int, int, int]:
+    """The colour between the three of :data:`_HEAT` for a number in 0..1."""
+    place = min(max(strength, 0.0), 1.0) * (len(_HEAT) - 1)
+    first = min(int(place), len(_HEAT) - 2)
+    red, green, blue = (
+        round(a + (b - a) * (place - first)) for a, b in zip(_HEAT[first], _HEAT[first + 1], strict=True)
+    )
+    return red, green, blue
 
 
 def _draw_scale(
