@@ -1,0 +1,108 @@
+"""What an encoder made of a video's frames, kept on disk under a name made of all that it depends on.
+
+One safetensors file each, with its key and a checksum in the header; what was used least recently goes first when there
+is too much.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from refocus_video.errors import StoreError
+from refocus_video.files import replacing
+from refocus_video.selectors.scored import Features
+from refocus_video.types import ByteArray
+
+FORMAT = "refocus-video-embeddings-1"
+DEFAULT_LIMIT = 2 * 1024**3
+"""Bytes that all files may take together when no limit is stated."""
+
+
+def default_folder() -> Path:
+    """``$REFOCUS_CACHE/embeddings``, else ``~/.cache/refocus-video/embeddings``."""
+    base = os.environ.get("REFOCUS_CACHE")
+    return (Path(base) if base else Path.home() / ".cache" / "refocus-video") / "embeddings"
+
+
+def pictures_identity(frames: ByteArray) -> dict[str, Any]:
+    """The digest of pictures, (F, H, W, 3) uint8: the same ones are known again, whatever file they came from."""
+    return {"shape": list(frames.shape), "sha256": hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStore:
+    """A folder of embeddings."""
+
+    folder: Path = field(default_factory=default_folder)
+    limit_bytes: int = DEFAULT_LIMIT
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """The file of a key that JSON can hold."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
+
+    def load(self, key: Mapping[str, Any]) -> Features | None:
+        """What is stored under a key, (F, D); None when there is nothing.
+
+        Raises:
+            StoreError: when the file is damaged or holds something else.
+        """
+        path = self.path(key)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about, features = file.metadata() or {}, file.get_tensor("features")
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise StoreError(f"{path} is damaged ({error}); remove it (rm '{path}') and run again") from None
+        if about != _header(key, features):
+            raise StoreError(f"{path} is damaged or not what its name says; remove it (rm '{path}') and run again")
+        with contextlib.suppress(OSError):  # a folder that may only be read
+            os.utime(path)
+        found: Features = features
+        return found
+
+    def save(self, key: Mapping[str, Any], features: Features) -> None:
+        """Store features, (F, D).
+
+        Raises:
+            StoreError: when the file cannot be written.
+        """
+        path = self.path(key)
+        try:
+            with replacing(path) as temporary:
+                save_file({"features": features}, temporary, metadata=_header(key, features))
+        except (OSError, SafetensorError) as error:
+            raise StoreError(
+                f"cannot keep embeddings in {self.folder} ({error}); name another folder in REFOCUS_CACHE"
+            ) from None
+        self._prune(path)
+
+    def _prune(self, keep: Path) -> None:
+        files = []
+        for path in self.folder.glob("[!.]*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
+                files.append((path.stat(), path))
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if total <= self.limit_bytes:
+                break
+            if path != keep:
+                path.unlink(missing_ok=True)
+                total -= stat.st_size
+
+
+def _header(key: Mapping[str, Any], features: Features) -> dict[str, str]:
+    """What the header of a file must say."""
+    checksum = f"{zlib.crc32(np.ascontiguousarray(features).data):08x}"
+    return {"format": FORMAT, "key": json.dumps(key, sort_keys=True), "checksum": checksum}

@@ -1,0 +1,116 @@
+"""Every selector by its name, made from settings: the table that other packages add to.
+
+A selector is any class with ``name`` and ``open`` (``base.py``). What its constructor takes are its settings, checked
+by their annotations, except for parameters with one of these names: ``scorer`` and ``policy`` are given by
+:class:`Parts`, ``selector`` is another selector by name, and functions are no settings.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, get_origin, get_type_hints
+
+from pydantic import Field, create_model
+
+from refocus_video.config import Settings
+from refocus_video.errors import ConfigError
+from refocus_video.registry import Registry
+from refocus_video.selectors.base import Selector
+
+_HERE: Final = "refocus_video.selectors."
+
+SELECTORS: Final = Registry(
+    "selectors",
+    {
+        name: _HERE + path
+        for name, path in {
+            "uniform": "uniform:Uniform",
+            "uniform-u1": "uniform:UniformU1",
+            "uniform-u3": "uniform:UniformU3",
+            "uniform-u4": "uniform:UniformU4",
+            "stride": "uniform:Stride",
+            "random": "random:Random",
+            "scenes": "scenes:Scenes",
+            "topk": "topk:TopK",
+            "topk-gap": "topk:TopKGap",
+            "bolt": "bolt:Bolt",
+            "aks": "aks:Aks",
+            "mdp3": "mdp3:Mdp3",
+            "qframe": "gumbel:QFrame",
+            "maxinfo": "maxinfo:MaxInfo",
+            "adaq": "adaq:AdaQ",
+            "slice": "slice:Slice",
+            "kfc": "kfc:Kfc",
+            "mmr": "mmr:Mmr",
+            "mixed": "mixed:Mixed",
+            "covered": "mixed:Covered",
+            "gate": "mixed:Gate",
+            "policy": "learned:Learned",
+        }.items()
+    },
+)
+
+NEEDS: Final = {
+    "scorer": "relevance scores; name an image–text model",
+    "policy": "a policy; name a folder with one",
+    "selector": "another selector; give its name, or its name and settings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What selectors share and settings cannot hold."""
+
+    scorer: Any = None
+    """A :class:`~refocus_video.selectors.scored.Scorer`."""
+    policy: Any = None
+    """A :class:`~refocus_video.policy.policy.FramePolicy`."""
+
+
+class SelectorConfig(Settings):
+    """A selector in a configuration."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+def make_selector(name: str, parts: Parts = Parts(), /, **settings: Any) -> Selector:
+    """A selector with settings.
+
+    Args:
+        name: as in :data:`SELECTORS`, the name of an entry point, or an import path ``package.module:attribute``.
+        parts: what it may need besides.
+        settings: of this selector; what is left out has its default.
+
+    Raises:
+        ConfigError: for an unknown name, an unknown or impossible setting, or a part that is missing.
+    """
+    factory = SELECTORS.load(name)
+    parameters = inspect.signature(factory).parameters
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    given: dict[str, Any] = {}
+    for part in ("scorer", "policy"):
+        if part in parameters:
+            given[part] = getattr(parts, part)
+            if given[part] is None and parameters[part].default is inspect.Parameter.empty:
+                raise ConfigError(f"selector {name!r} needs {NEEDS[part]}")
+    if "selector" in parameters:
+        given["selector"] = _inner(name, parts, settings)
+        settings = {key: value for key, value in settings.items() if key != "selector"}
+    fields: dict[str, Any] = {
+        key: (hints.get(key, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for key, parameter in parameters.items()
+        if key not in NEEDS and get_origin(hints.get(key)) is not Callable
+    }
+    checked = create_model(name, __base__=Settings, **fields).parse(settings, f"selector {name!r}")
+    made: Selector = factory(**given, **{key: getattr(checked, key) for key in fields})
+    return made
+
+
+def _inner(name: str, parts: Parts, settings: dict[str, Any]) -> Selector:
+    inner = settings.get("selector")
+    if inner is None:
+        raise ConfigError(f"selector {name!r} needs {NEEDS['selector']}")
+    values = {"name": inner} if isinstance(inner, str) else inner
+    config = SelectorConfig.parse(values, f"selector {name!r}, setting 'selector'")
+    return make_selector(config.name, parts, **config.settings)
