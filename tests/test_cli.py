@@ -123,7 +123,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------ help
 
 
-COMMANDS = ["select", "init", "filter", "train", "eval", "demo", "verify-checkpoint", "haystack generate",
+COMMANDS = ["select", "init", "filter", "train", "eval", "demo", "verify-checkpoint", "env", "haystack generate",
             "haystack train-reference", "index build", "index ls", "index rm", "index prune", "data convert"]  # fmt: skip
 
 
@@ -153,6 +153,15 @@ def test_every_help_fits_a_terminal_and_explains_every_option(command: str) -> N
 def test_the_overview_names_every_command_but_no_other() -> None:
     listed = re.findall(r"^  ([a-z-]+)  ", finished("--help").out.split("Commands:")[1], re.MULTILINE)
     assert sorted(listed) == sorted({command.split()[0] for command in COMMANDS})
+
+
+def test_env_says_what_runs_here() -> None:
+    found = json.loads(finished("env", "--json").out)
+    assert found["packages"]["torch"]
+    cpu = found["scan"][-1]
+    assert (cpu["device"], cpu["bfloat16"], cpu["float32"]) == ("cpu", "torch", "torch")
+    assert "NVIDIA" in cpu["obstacle"]
+    assert "Python" in finished("env").out
 
 
 @pytest.mark.parametrize("arguments", [(), ("haystack",)])

@@ -241,6 +241,20 @@ class PolicyConfig(Settings):
         return (self.pooled_side // self.merge) ** 2
 
 
+ScanChoice = Literal["auto", "torch", "triton"]
+
+
+class ComputeConfig(Settings):
+    """How the policy's backbone is run: speed and memory depend on it, results only by rounding."""
+
+    scan: ScanChoice = "auto"
+    """What computes the recurrence: plain PyTorch, Triton kernels, or whichever suits the device and the weights."""
+    segment_tokens: int = Field(default=4096, ge=1)
+    """Most tokens of a video that are run at once; memory grows with it."""
+    cell_layers: int = Field(default=8, ge=1)
+    """Layers that the backward pass computes again at once, for one segment at a time, when a video takes several."""
+
+
 class Stage(Settings):
     """A stretch of the curriculum."""
 
@@ -398,6 +412,7 @@ class RunConfig(Settings):
 
     sampling: SamplingConfig = SamplingConfig()
     policy: PolicyConfig = PolicyConfig()
+    compute: ComputeConfig = ComputeConfig()
     start: StartConfig = StartConfig()
     reference: ReferenceConfig = ReferenceConfig()
     filter: FilterConfig = FilterConfig()

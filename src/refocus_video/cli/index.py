@@ -94,7 +94,7 @@ def build(
             "index": str(opened.path),
         })  # fmt: skip
     if as_json:
-        print_json({"videos": rows, "failed": failed})
+        print_json({"videos": rows, "failed": failed, "scan": loaded.backbone.backend()})
     elif rows:
         print_table(
             f"Indexes in {store.folder}",

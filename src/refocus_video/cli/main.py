@@ -334,6 +334,14 @@ def verify_checkpoint(
         raise CheckpointError(f"{folder}: {sum(not row.ok for row in rows)} of {len(rows)} tensors differ")
 
 
+@app.command(short_help="Show versions, devices and what runs on them.")
+def env(as_json: AsJson = False) -> None:
+    """Show versions, devices and what runs on them: what a bug report should begin with."""
+    from refocus_video.cli.env import run_env
+
+    run_env(as_json)
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Accuracy and evidence recall, one table a question type, one column a budget."""
     rows = results["rows"]

@@ -10,7 +10,10 @@ Where we differ from the released code:
    be shared by many questions, and a question's state by a group of branches.
 2. Sequences of unequal length are padded on the right. Padded tokens take a step of size zero, so they leave the state
    alone, and the convolution's tail is taken from the last real tokens.
-3. Residuals, norms and the recurrence are computed in float32 (or float64), whatever the weights' type.
+3. Residuals, norms and the recurrence are computed in float32 (or float64), whatever the weights' type; Triton kernels
+   (scan.py) multiply in the weights' type and add up in float32.
+4. For training on long sequences the backward pass computes cells of a few layers by one segment again, instead of
+   keeping what is inside (the grid of Video-Ma²mba). A cell keeps what enters it: the residual and its layers' states.
 
 Parameter names are those of the released checkpoints.
 
@@ -21,16 +24,20 @@ C convolution channels (E + 2 · state size). Inside the recurrence: see ssd.py.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from refocus_video.config import PolicyConfig
-from refocus_video.policy.ssd import OwnTokens, ssd_branch, ssd_scan
+from refocus_video.config import ComputeConfig, PolicyConfig, ScanChoice
+from refocus_video.policy.scan import Backend, backend, scan
+from refocus_video.policy.ssd import OwnTokens, ssd_branch
 
 NORM_EPS = 1e-5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +132,13 @@ class Mixer(nn.Module):
         ssm = _wide(weight.new_zeros(rows, self.num_heads, self.headdim, self.d_state))
         return LayerState(conv, ssm)
 
-    def forward(self, x: Tensor, state: LayerState, lengths: Tensor | None = None) -> tuple[Tensor, LayerState]:
+    def forward(
+        self, x: Tensor, state: LayerState, lengths: Tensor | None = None, choice: ScanChoice = "auto"
+    ) -> tuple[Tensor, LayerState]:
         """Continue B sequences from their states: (B, L, D) -> (B, L, D) and the new states.
 
-        ``lengths`` (B,) gives the real tokens of each row when rows are padded on the right.
+        ``lengths`` (B,) gives the real tokens of each row when rows are padded on the right; ``choice`` is that of
+        the scan's back-end.
         """
         z, xbc, dt = self._project(x)
         mixed, tail = self._convolve(xbc, state.conv, lengths)
@@ -136,7 +146,7 @@ class Mixer(nn.Module):
             real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]  # (B, L)
             dt = dt * real[..., None]
         inputs, log_decay, b, c, skip = self._discretise(mixed, dt)
-        y, ssm = ssd_scan(inputs, log_decay, b, c, state.ssm, chunk=self.chunk)
+        y, ssm = scan(inputs, log_decay, b, c, state.ssm, chunk=self.chunk, dtype=xbc.dtype, choice=choice)
         # A copy, because a view would keep the inputs of the whole sequence alive in the state.
         return self._output(y + skip, z), LayerState(tail.clone(), ssm)
 
@@ -199,6 +209,17 @@ class Backbone(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config.d_model)
+        self.compute = ComputeConfig()
+        """How to run; may be replaced at any time."""
+
+    def backend(self, *, gradient: bool = False) -> Backend:
+        """What computes the scan where the weights are now, when a gradient is needed or not.
+
+        Raises:
+            ConfigError: when the back-end asked for cannot run there.
+        """
+        weight = self.embedding.weight
+        return backend(self.compute.scan, weight.device, weight.dtype, gradient=gradient)
 
     def initial_state(self, rows: int) -> State:
         """The state before the first token, for a number of sequences."""
@@ -215,13 +236,36 @@ class Backbone(nn.Module):
         Returns:
             Hidden states after the final norm (B, L, D), meaningless at padded tokens, and the new state.
         """
+        residual, state = self.run(x, state, lengths)
+        return self.norm_f(residual), state
+
+    def run(
+        self, x: Tensor, state: State, lengths: Tensor | None = None, *, recompute: bool = False
+    ) -> tuple[Tensor, State]:
+        """The residual before the final norm (B, L, D), and the new state; otherwise as :meth:`forward`.
+
+        With ``recompute`` the backward pass computes ``compute.cell_layers`` layers at a time again, and only what enters
+        them is kept until then: memory for fewer kept numbers against one more forward pass.
+        """
         residual = _wide(x)
+        layers: list[LayerState] = []
+        size = self.compute.cell_layers if recompute else len(self.layers)
+        for first in range(0, len(self.layers), size):
+            cell = slice(first, first + size)
+            residual, after = run_cell(self._run_cell, cell, residual, state.layers[cell], lengths, recompute=recompute)
+            layers += after
+        return residual, State(tuple(layers))
+
+    def _run_cell(
+        self, cell: slice, residual: Tensor, states: tuple[LayerState, ...], lengths: Tensor | None
+    ) -> tuple[Tensor, list[LayerState]]:
+        """Some layers on one stretch of tokens."""
         layers = []
-        for block, before in zip(self._blocks(), state.layers, strict=True):
-            out, after = block.mixer(block.norm(residual), before, lengths)
+        for block, before in zip(self._blocks()[cell], states, strict=True):
+            out, after = block.mixer(block.norm(residual), before, lengths, self.compute.scan)
             residual = residual + out
             layers.append(after)
-        return self.norm_f(residual), State(tuple(layers))
+        return residual, layers
 
     def branch(self, x: Tensor, state: State, past: Branches | None = None) -> tuple[Tensor, Branches]:
         """Continue G branches of each of Q states, which are shared and never copied.
@@ -245,6 +289,14 @@ class Backbone(nn.Module):
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.layers))
+
+
+def run_cell(function: Callable[..., T], *args: object, recompute: bool) -> T:
+    """Call a function of tensors without randomness; with ``recompute`` the backward pass calls it again."""
+    if not recompute:
+        return function(*args)
+    found: T = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+    return found
 
 
 def _wide(x: Tensor) -> Tensor:

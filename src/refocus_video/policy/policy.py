@@ -35,21 +35,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.checkpoint import load_folder, save_folder, save_released_folder
 from refocus_video.policy.files import load_weights
 from refocus_video.policy.heads import PolicyHeads, check_queries
-from refocus_video.policy.mamba2 import Backbone, Block, Branches, State
+from refocus_video.policy.mamba2 import Backbone, Block, Branches, State, run_cell
 from refocus_video.policy.prompt import Tokenizer, question_text, token_ids
 from refocus_video.policy.released import Released
 from refocus_video.policy.vision import Vision
 from refocus_video.types import Question
-
-TOKENS_PER_SEGMENT = 4096
-"""Most tokens of a video that are run at once when the caller states no segment; memory grows with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +184,18 @@ class FramePolicy(PolicyHeads):
         ``state`` is the one before the first of the frames; None where nothing but the prompt's prefix comes before.
         """
         frames, tokens = features.shape[1:3]
-        segment = segment or max(1, TOKENS_PER_SEGMENT // tokens)
+        segment = segment or self.frames_per_segment
         features = features.to(self.device, self.logit_scale.dtype)
         if num_frames is not None:
             num_frames = num_frames.to(self.device)
         if state is None:
             state = self._prefix_state().expand(len(features))
+        recompute = frames > segment and torch.is_grad_enabled()
         tails = []
         for start in range(0, frames, segment):
             part = features[:, start : start + segment]  # (B, S, P, C)
             lengths = None if num_frames is None else (num_frames - start).clamp(0, part.shape[1]) * tokens
-            if frames > segment and torch.is_grad_enabled():
-                tail, state = checkpoint(self._run_frames, part, state, lengths, use_reentrant=False)
-            else:
-                tail, state = self._run_frames(part, state, lengths)
+            tail, state = self._run_frames(part, state, lengths, recompute)
             tails.append(tail)
         return torch.cat(tails, 1), state
 
@@ -355,6 +349,11 @@ class FramePolicy(PolicyHeads):
         """The tokens before the frames."""
         return self._tokens(self.config.prompt_prefix)
 
+    @property
+    def frames_per_segment(self) -> int:
+        """Frames that are run at once when the caller does not say."""
+        return max(1, self.backbone.compute.segment_tokens // self.config.tokens_per_frame)
+
     def _prefix_state(self) -> State:
         """The state after the prompt's prefix, one row."""
         state = self.backbone.initial_state(1)
@@ -364,12 +363,15 @@ class FramePolicy(PolicyHeads):
             _, state = self.backbone(self.backbone.embedding(prefix), state)
         return state
 
-    def _run_frames(self, features: Tensor, state: State, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _run_frames(
+        self, features: Tensor, state: State, lengths: Tensor | None, recompute: bool
+    ) -> tuple[Tensor, State]:
         """Hidden states of the frames' last tokens (B, S, D), and the state after a segment of S frames."""
         tokens = features.shape[2]
-        embedded = self.vision.projector(features.flatten(1, 2))  # (B, S·P, D)
-        hidden, state = self.backbone(embedded, state, lengths)
-        return hidden[:, tokens - 1 :: tokens], state
+        embedded = run_cell(self.vision.projector, features.flatten(1, 2), recompute=recompute)  # (B, S·P, D)
+        residual, state = self.backbone.run(embedded, state, lengths, recompute=recompute)
+        # A copy, because the norm would keep the residual of all tokens alive for the sake of the last ones.
+        return self.backbone.norm_f(residual[:, tokens - 1 :: tokens].contiguous()), state
 
 
 def picked_before(picks: Tensor, num_frames: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from refocus_video.config import SamplingConfig
 from refocus_video.policy.mamba2 import State
-from refocus_video.policy.policy import TOKENS_PER_SEGMENT, FramePolicy, VideoIndex, joined
+from refocus_video.policy.policy import FramePolicy, VideoIndex, joined
 from refocus_video.types import ByteArray, IntArray, Timeline
 from refocus_video.video.ahead import ahead
 from refocus_video.video.candidates import candidate_timeline, frame_groups
@@ -54,7 +54,7 @@ def no_progress(_: IndexingProgress) -> None:
 
 def group_size(policy: FramePolicy) -> int:
     """Frames that are decoded, encoded and run at once: what fits one segment of the backbone."""
-    return max(1, min(MOST_FRAMES, TOKENS_PER_SEGMENT // policy.config.tokens_per_frame))
+    return min(MOST_FRAMES, policy.frames_per_segment)
 
 
 def split(frames: ByteArray, group: int) -> Iterator[ByteArray]:

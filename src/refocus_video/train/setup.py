@@ -32,6 +32,12 @@ def new_policy(config: RunConfig) -> FramePolicy:
     The random weights depend on ``train.seed`` alone. An earlier policy has its own settings, whatever ``policy`` says:
     :func:`with_policy` gives the configuration that tells so.
     """
+    policy = _start_policy(config)
+    policy.backbone.compute = config.compute
+    return policy
+
+
+def _start_policy(config: RunConfig) -> FramePolicy:
     start = config.start
     if start.policy is not None:
         policy = FramePolicy.from_pretrained(locate(start.policy, "policy"))

@@ -93,6 +93,9 @@ class Trainer:
         self._check(examples)
 
     def _check(self, examples: Sequence[Example]) -> None:
+        self.policy.backbone.backend(
+            gradient=True
+        )  # one that was asked for and cannot run is refused before the first step
         if not examples:
             raise DataError("no training examples are left; check the question file, the videos and the filter")
         types = {example.question_type for example in examples}
