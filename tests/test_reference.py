@@ -12,7 +12,8 @@ from torch import Tensor
 from refocus_video.data.haystack.world import HOPS, Probe, answer_word, ask, sample_world
 from refocus_video.errors import CheckpointError, ReferenceModelError
 from refocus_video.reference.base import ScoreRequest, unique_subsets
-from refocus_video.reference.huggingface import LETTER_INSTRUCTION, AnswerMode, HuggingFaceReference, Row
+from refocus_video.reference.huggingface import LETTER_INSTRUCTION, AnswerMode, HuggingFaceReference
+from refocus_video.reference.rows import Ready
 from refocus_video.reference.tiny import tiny_llava_onevision, tiny_tokenizer, words_of
 from refocus_video.train.corpus import Corpus
 from refocus_video.train.tiny_reference import (
@@ -185,9 +186,9 @@ def test_a_subset_that_occurs_twice_is_scored_once(
     counted: list[int] = []
     forward = reference._forward
 
-    def counting(rows: Sequence[Row], ids: list[list[int]]) -> Tensor:
+    def counting(rows: Sequence[Ready], **given: int) -> Tensor:
         counted.append(len(rows))
-        return forward(rows, ids)
+        return forward(rows, **given)
 
     monkeypatch.setattr(reference, "_forward", counting)
     subsets = torch.tensor([[3, 4], [0, 1], [3, 4], [3, 4], [0, 1]])
@@ -201,7 +202,7 @@ def test_a_subset_that_occurs_twice_is_scored_once(
 def test_options_that_begin_alike_share_their_rows(reference: HuggingFaceReference) -> None:
     reference.answer_mode = "words"
     rows = list(reference._rows(_request(torch.zeros(6, 4, 32), QUESTIONS[2]), SUBSETS[:1], [[5], [5, 7], [9]]))
-    assert [row.continuation for row in rows] == [(), (5,)]
+    assert [row.continuation for row in rows] == [(5,)]  # what follows nothing is read on the way
 
 
 def test_frames_are_seen_alike_alone_and_together(reference: HuggingFaceReference) -> None:

@@ -307,6 +307,7 @@ def test_the_reference_sees_the_right_video_question_and_subset(
     rollout = collect(trainer.policy, index, asked, trainer.reference, batch, generator=generator, **options)
     for request, example, picks in zip(seen, batch.examples, rollout.picks, strict=True):
         assert request.question == example.question
+        assert isinstance(request.features, Tensor)
         assert torch.equal(request.features, trainer.store[example.video].reference)
         assert torch.equal(request.times, trainer.store[example.video].times)
         assert torch.equal(request.subsets, picks.sort(-1).values)

@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from refocus_video.errors import ReferenceModelError
+from refocus_video.reference.frames import FrameCache
 from refocus_video.types import ByteArray, Question
+
+FrameFeatures = Tensor | FrameCache
+"""What a reference model sees of a video's F candidate frames, (F, ...): rows can be picked by position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +22,8 @@ class ScoreRequest:
     Dimensions: F candidate frames · G subsets · K frames in each.
     """
 
-    features: Tensor
-    """What :meth:`ReferenceModel.encode` returned for the candidates, (F, ...); rows can be picked by position."""
+    features: FrameFeatures
+    """What :meth:`ReferenceModel.encode` returned for the candidates, (F, ...), or a cache that encodes what is needed."""
     times: Tensor
     """Presentation time of each candidate in seconds, (F,)."""
     question: Question
