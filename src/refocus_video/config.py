@@ -325,6 +325,14 @@ class ModelConfig(Settings):
 
     model: str = "OpenGVLab/InternVL3-2B-hf"
     """Folder or hub id, or the name by which an endpoint knows it; the paper's second version."""
+    revision: str | None = None
+    """Branch, tag or commit of a model of the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto takes the checkpoint's."""
+    attention: str | None = None
+    """Implementation in transformers' words (sdpa, flash_attention_2, ...); None for its choice."""
+    frame_pixels: int = Field(default=448 * 448, ge=28 * 28)
+    """Most pixels of a frame, for families that take frames of any size."""
     answer_mode: Literal["letters", "words"] = "letters"
     endpoint: EndpointConfig | None = None
     """The server that runs it; None runs it here."""

@@ -120,7 +120,9 @@ def _video_llama_3_encode(model: Any, pixels: Tensor) -> Tensor:
     # The outer method forgets the merge sizes.
     out = model.model.get_video_features(flat.flatten(0, 1), _grid(pixels, size), merges, return_dict=True)
     tokens = out.pooler_output[0].reshape(len(pixels), -1, out.pooler_output[0].shape[-1])
-    return torch.cat((tokens, flat.reshape(*tokens.shape[:2], -1).to(tokens)), dim=-1)
+    # As levels 0..255, which every float type holds exactly: the model's own may not tell neighbouring normalised levels apart.
+    levels = ((flat.float() * HALF[0] + HALF[0]) * 255).round()
+    return torch.cat((tokens, levels.reshape(*tokens.shape[:2], -1).to(tokens)), dim=-1)
 
 
 def _grid(pixels: Tensor, patch_size: int) -> Tensor:
@@ -129,14 +131,22 @@ def _grid(pixels: Tensor, patch_size: int) -> Tensor:
     return torch.tensor([[frames, height // patch_size, width // patch_size]], device=pixels.device)
 
 
-def kept_tokens(pixels: Tensor, threshold: float = 0.1) -> Tensor:
-    """Which tokens VideoLLaMA3 keeps: those that changed since the frame shown before (K, P, pixels) -> (K, P) bool.
+def kept_tokens(levels: Tensor, threshold: float = 0.1) -> Tensor:
+    """Which tokens VideoLLaMA3 keeps: those that changed since the frame shown before.
 
-    All of the first frame, and at least one of each; as in the official processor with its default settings.
+    All of the first frame, and at least one of each; as in the official processor with its default settings, which compare
+    normalised pixels and so see every difference of levels 0..255 doubled.
+
+    Args:
+        levels: of the pixels under each token, 0..255, (K, P, pixels).
+        threshold: mean difference above which a token has changed.
+
+    Returns:
+        (K, P) bool.
     """
-    changed = (pixels[1:].float() - pixels[:-1].float()).abs().mean(-1) * 255 > threshold  # (K - 1, P)
+    changed = (levels[1:].float() - levels[:-1].float()).abs().mean(-1) / HALF[0] > threshold  # (K - 1, P)
     changed[:, 0] |= ~changed.any(-1)
-    return torch.cat((torch.ones_like(pixels[:1, :, 0], dtype=torch.bool), changed))
+    return torch.cat((torch.ones_like(levels[:1, :, 0], dtype=torch.bool), changed))
 
 
 def _qwen_step(config: Any) -> int:

@@ -42,16 +42,17 @@ class FrameCache:
 
     def load(self, positions: Tensor) -> None:
         """Encode those of some positions that have not been, together."""
-        wanted = torch.unique(positions.cpu())
+        wanted = torch.unique(positions.cpu()).flatten()
         missing = wanted[self._rows[wanted] < 0]
         if len(missing):
             new = self._encode(self._frames[missing.numpy()])
             self._rows[missing] = torch.arange(len(missing)) + self.encoded
             self._parts = new if self._parts is None else torch.cat((self._parts, new))
 
-    def __getitem__(self, positions: Tensor) -> Tensor:
-        """Features at positions (K,): (K, ...)."""
-        self.load(positions)
+    def __getitem__(self, positions: Tensor | int) -> Tensor:
+        """Features at positions (K,): (K, ...); of a single position: (...)."""
+        places = torch.as_tensor(positions).cpu()
+        self.load(places)
         if self._parts is None:  # no positions at all
             raise IndexError("no positions were asked for")
-        return self._parts[self._rows[positions.cpu()].to(self._parts.device)]
+        return self._parts[self._rows[places].to(self._parts.device)]

@@ -31,11 +31,12 @@ from refocus_video.errors import ReferenceModelError
 from refocus_video.reference.base import ScoreRequest, unique_subsets
 from refocus_video.reference.families import FAMILIES, Family
 from refocus_video.reference.frames import FrameCache
+from refocus_video.reference.letters import INSTRUCTION as LETTER_INSTRUCTION
+from refocus_video.reference.letters import letter, lettered
 from refocus_video.reference.loading import load
 from refocus_video.reference.memory import Fitting, first_guess
 from refocus_video.reference.pixels import normalised
 from refocus_video.reference.prefix import SHORT, plan
-from refocus_video.reference.render import LETTER_INSTRUCTION, lettered
 from refocus_video.reference.rows import Ready, Row, RowMaker
 from refocus_video.types import ByteArray, Question
 
@@ -209,14 +210,14 @@ class HuggingFaceReference:
             return tokens
         if len(question.options) > 26:
             raise ReferenceModelError(f"options are lettered A to Z; found {len(question.options)} of them")
-        letters = [chr(ord("A") + i) for i in range(len(question.options))]
+        letters = [letter(i) for i in range(len(question.options))]
         tokens = self._tokens_of(letters)
         unknown = getattr(self.tokenizer, "unk_token_id", None)
-        for i, (letter, token) in enumerate(zip(letters, tokens, strict=True)):
+        for i, (name, token) in enumerate(zip(letters, tokens, strict=True)):
             if len(token) != 1 or token[0] == unknown or token in tokens[:i]:
                 raise ReferenceModelError(
                     f"{len(letters)} options need the letters A to {letters[-1]}, but the model's tokenizer has no "
-                    f"token of its own for {letter}; give at most {i} options or use the answer mode words"
+                    f"token of its own for {name}; give at most {i} options or use the answer mode words"
                 )
         return tokens
 

@@ -1,23 +1,14 @@
-"""The text around frames: prompts, the time that stands beside each frame, letters. Pure."""
+"""The text around frames: prompts, and the time that stands beside each frame. Pure."""
 
 from collections.abc import Sequence
 
 from refocus_video.reference.families import Family
-from refocus_video.types import Question
-
-LETTER_INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-
-
-def lettered(question: Question) -> str:
-    """A question with its options as A, B, C, ... and the request to answer with a letter."""
-    lines = [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(question.options)]
-    return "\n".join([question.text, *lines, LETTER_INSTRUCTION])
 
 
 def prompt(family: Family, text: str, times: Sequence[float], counts: Sequence[int], duration: float) -> str:

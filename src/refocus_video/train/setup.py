@@ -23,7 +23,15 @@ def load_reference(config: ModelConfig, device: str = "cpu") -> ReferenceModel:
     if config.endpoint is not None:
         return EndpointReference(config.model, config.endpoint)
     source = locate(config.model, "reference")
-    return HuggingFaceReference.from_pretrained(source, answer_mode=config.answer_mode, device=device)
+    return HuggingFaceReference.from_pretrained(
+        source,
+        answer_mode=config.answer_mode,
+        device=device,
+        dtype=config.dtype,
+        attention=config.attention,
+        revision=config.revision,
+        frame_pixels=config.frame_pixels,
+    )
 
 
 def new_policy(config: RunConfig) -> FramePolicy:
