@@ -1,17 +1,15 @@
 """Peak memory of indexing a video file against its number of candidate frames.
 
-Prints one JSON object: for each number of frames the highest resident memory of a process of its own, the keys and values
-that it keeps, frames a second, and the growth from the first to the last, keys and values aside. The policy has random
-weights; the file is made here. Each process first indexes a few frames several times, so that what is loaded and
-reserved once is in every number alike.
+For each number of frames, in a process of its own: the highest resident memory, and the keys and values that are kept, which
+are all that may grow. The others are compared: over the whole process, and over what it holds before it indexes. Each process
+first indexes a few frames several times, so that what is loaded and reserved once is in every number alike. The policy has
+random weights; the file is made here.
 
-    python benchmarks/memory.py --frames 256 2048 --d-model 64 --layers 2 --image-size 128
+    python benchmarks/memory.py [--frames 128 256 512 1024 2048 4096 8192] [--d-model 64] [--layers 2] [--image-size 128]
 """
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from machine import keep
 from picking import Letters
 from refocus_video.config import PolicyConfig, SamplingConfig, VisionConfig
 from refocus_video.data.haystack.generate import write_mp4
@@ -31,10 +30,13 @@ from refocus_video.selectors.stream import group_size, index_video
 
 UNIT = 1 if sys.platform == "darwin" else 1024
 WARM_UP = 3
+FPS = 25
+FACTOR, TARGET = 8, 0.05
+"""So many times the frames may cost so much more of the peak, keys and values aside."""
 
 
 def new_policy(options: argparse.Namespace) -> FramePolicy:
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     vision = VisionConfig(
         hidden_size=32,
         intermediate_size=64,
@@ -49,58 +51,80 @@ def new_policy(options: argparse.Namespace) -> FramePolicy:
     return FramePolicy(config, Letters()).eval()
 
 
+def peak_bytes() -> int:
+    """The most resident memory that this process ever had."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process had before it became this program: its parent's memory
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+
+
 def measure(video: str, frames: int, options: argparse.Namespace) -> dict[str, Any]:
     """Index ``frames`` frames in this process."""
+    torch.set_num_threads(options.threads)
     policy = new_policy(options)
+    at_rest = peak_bytes()
     for _ in range(WARM_UP):
-        index_video(policy, video, SamplingConfig(fps=25, max_frames=4 * group_size(policy)))
+        index_video(policy, video, SamplingConfig(fps=FPS, max_frames=2 * group_size(policy)))
     begun = time.perf_counter()
-    timeline, index = index_video(policy, video, SamplingConfig(fps=25, max_frames=frames))
+    timeline, index = index_video(policy, video, SamplingConfig(fps=FPS, max_frames=frames))
     seconds = time.perf_counter() - begun
     assert len(timeline) == frames, f"the file gives {len(timeline)} frames"
+    kept = frames * 2 * policy.config.d_model * index.keys.element_size()
+    assert kept == index.keys.nbytes + index.values.nbytes, "the index keeps a key and a value per frame"
+    peak = peak_bytes()
     return {
         "frames": frames,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT,
-        "keys_and_values_bytes": index.keys.nbytes + index.values.nbytes,
-        "pictures_bytes": frames * options.image_size**2 * 3,
+        "peak_mib": mib(peak),
+        "keys_and_values_mib": mib(kept),
+        "peak_without_them_mib": mib(peak - kept),
+        "of_it_for_indexing_mib": mib(peak - kept - at_rest),
+        "all_pictures_would_be_mib": mib(frames * options.image_size**2 * 3),
         "frames_per_s": round(frames / seconds, 1),
     }
+
+
+def mib(number: int) -> float:
+    return round(number / 2**20, 2)
+
+
+def growth(rows: list[dict[str, Any]]) -> float:
+    """The most that FACTOR times the frames (or up to that) cost in proportion, keys and values aside."""
+    sizes = {row["frames"]: row["peak_without_them_mib"] for row in rows}
+    pairs = [(a, b) for a in sizes for b in sizes if a < b <= FACTOR * a]
+    return round(max((sizes[b] / sizes[a] - 1 for a, b in pairs), default=0.0), 4)
 
 
 def write_video(path: Path, frames: int, side: int) -> None:
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (frames, 8, 8, 3), dtype=np.uint8)
-    write_mp4(path, noise.repeat(side // 8, axis=1).repeat(side // 8, axis=2), 25)
+    write_mp4(path, noise.repeat(side // 8, axis=1).repeat(side // 8, axis=2), FPS)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, nargs="+", default=[256, 2048])
-    parser.add_argument("--d-model", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--frames", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096, 8192])
+    for name, default in {"d-model": 64, "layers": 2, "image-size": 128, "threads": 1, "seed": 0}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--video", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.video:
         print(json.dumps(measure(options.video, options.frames[0], options)))
         return
+    settings = {name: value for name, value in vars(options).items() if name not in ("video", "frames")}
+    words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         write_video(video, max(options.frames), 64)
-        words = ["--d-model", options.d_model, "--layers", options.layers, "--image-size", options.image_size]
         for frames in options.frames:
-            command = [sys.executable, __file__, "--video", str(video), "--frames", str(frames), *map(str, words)]
-            rows.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    first, last = (row["peak_bytes"] - row["keys_and_values_bytes"] for row in (rows[0], rows[-1]))
-    facts = {
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "seed": 0,
-        "settings": {k: v for k, v in vars(options).items() if k != "video"},
-    }
-    print(json.dumps({**facts, "rows": rows, "growth": round(last / first - 1, 4)}, indent=2))
+            command = [sys.executable, __file__, "--video", str(video), "--frames", str(frames), *words]
+            rows.append(json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+    found = growth(rows)
+    facts = {f"growth_at_{FACTOR}_times_the_frames": found, "target": TARGET, "within_target": found <= TARGET}
+    keep("memory", {"settings": settings, "rows": rows, **facts})
 
 
 if __name__ == "__main__":

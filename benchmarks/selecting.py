@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from decode import make_file
+from clips import make_file
 from machine import keep
 from refocus_video.config import RunConfig, named_config
 from refocus_video.data.haystack.generate import generate

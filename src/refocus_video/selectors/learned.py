@@ -45,7 +45,7 @@ class Learned:
     def open(self, candidates: Candidates) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question."""
         groups = split(candidates.frames, group_size(self.policy))
-        index = extend_with(self.policy, self.policy.start_index(), groups)
+        index = extend_with(self.policy, self.policy.start_index(), groups, len(candidates.frames))
         return OpenLearned(self, candidates.video, index, candidates.times)
 
 

@@ -73,7 +73,7 @@ class LiveVideo:
         timeline = _appended(self._timeline, frame_indices, times)
         side = self._policy.config.vision.image_size
         groups = (scaled(part, (side, side)) for part in split(frames, group_size(self._policy)))
-        self._index = extend_with(self._policy, self._index, groups)
+        self._index = extend_with(self._policy, self._index, groups, len(frames))
         self._timeline = timeline
 
     def opened(self) -> "IndexedVideo":

@@ -6,14 +6,14 @@ values and the state are kept.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.policy.mamba2 import State
-from refocus_video.policy.policy import FramePolicy, VideoIndex, joined
+from refocus_video.policy.policy import FramePolicy, VideoIndex
 from refocus_video.types import ByteArray, IntArray, Timeline
 from refocus_video.video.ahead import ahead
 from refocus_video.video.candidates import candidate_timeline, frame_groups
@@ -64,7 +64,11 @@ def split(frames: ByteArray, group: int) -> Iterator[ByteArray]:
 
 @torch.no_grad()
 def extend_with(
-    policy: FramePolicy, index: VideoIndex, groups: Iterable[ByteArray], done: Callable[[int], object] = lambda _: None
+    policy: FramePolicy,
+    index: VideoIndex,
+    groups: Iterable[ByteArray],
+    frames: int,
+    done: Callable[[int], object] = lambda _: None,
 ) -> VideoIndex:
     """The index of one video with further frames.
 
@@ -72,15 +76,30 @@ def extend_with(
         policy: which reads the frames.
         index: of the frames so far, or ``policy.start_index()``.
         groups: the frames that follow, (S, H, W, 3) uint8 each, at the size of the policy's tower.
+        frames: how many follow in all.
         done: called after each group with its number of frames.
     """
-    state, kept = index.state, [index]
+    # Keys and values get their place at once. Kept as they come, between the large tensors that each group needs for
+    # a moment, they would hold pieces of the heap open many times their own size.
+    state, at = index.state, len(index)
+    keys, values = _with_room(index.keys, frames), _with_room(index.values, frames)
     for group in groups:
         part = policy.continue_index(state, policy.encode(group)[None])
-        state = part.state
-        kept.append(replace(part, state=State(())))  # of all states only the last is needed
+        state, end = part.state, at + len(part)
+        keys[:, at:end], values[:, at:end] = part.keys, part.values
+        at = end
         done(len(group))
-    return replace(joined(kept), state=state)
+    assert at == keys.shape[1], "as many frames as were promised"
+    valid = torch.cat([index.valid, index.valid.new_ones(1, frames)], 1)
+    return VideoIndex(keys, values, valid, state)
+
+
+def _with_room(kept: Tensor, frames: int) -> Tensor:
+    """(1, F, D) with room for further frames: (1, F + frames, D)."""
+    known = kept.shape[1]
+    longer = kept.new_empty(1, known + frames, kept.shape[2])
+    longer[:, :known] = kept
+    return longer
 
 
 def index_frames(
@@ -103,7 +122,7 @@ def index_frames(
 
     groups = frame_groups(reader, frame_indices, (side, side), group or group_size(policy))
     with ahead(groups) as decoded:
-        return extend_with(policy, index, decoded, done)
+        return extend_with(policy, index, decoded, len(frame_indices), done)
 
 
 def index_video(
