@@ -41,10 +41,10 @@ def mmr(scores: FloatArray, features: Features, budget: int, relevance_weight: f
         if relevance is None:
             return uniform_u2(len(scores), budget)
     wanted = relevance_weight * (np.zeros(len(scores)) if relevance is None else relevance)
-    likeness = np.full(len(scores), -1.0)  # to the picks that a frame was compared with
-    compared = np.zeros(len(scores), dtype=np.int64)
+    picks = [int(wanted.argmax())]
+    likeness = (comparing @ comparing[picks[0]]).astype(np.float64)  # to the picks that a frame was compared with
+    compared = np.ones(len(scores), dtype=np.int64)  # how many those are
     worth = wanted - (1 - relevance_weight) * likeness
-    picks = [int(worth.argmax())]
     worth[picks[0]] = -np.inf
     while len(picks) < fitting(budget, len(scores)):
         chosen = comparing[picks]

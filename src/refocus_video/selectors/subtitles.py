@@ -75,11 +75,12 @@ def bm25(question: str, texts: Sequence[str]) -> FloatArray:
     counts = [Counter(words(text)) for text in texts]
     lengths = np.array([max(1, sum(count.values())) for count in counts], dtype=np.float64)
     scores = np.zeros(len(texts))
+    usual = lengths.mean() if texts else 1.0
     for word in set(words(question)):
         often = np.array([count[word] for count in counts], dtype=np.float64)
         holding = int((often > 0).sum())
         rarity = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-        scores += rarity * often * (K1 + 1) / (often + K1 * (1 - B + B * lengths / lengths.mean()))
+        scores += rarity * often * (K1 + 1) / (often + K1 * (1 - B + B * lengths / usual))
     return scores
 
 
