@@ -123,8 +123,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------ help
 
 
-COMMANDS = ["select", "init", "filter", "train", "eval", "demo", "verify-checkpoint", "env", "haystack generate",
-            "haystack train-reference", "index build", "index ls", "index rm", "index prune", "data convert"]  # fmt: skip
+COMMANDS = ["select", "init", "warm-start", "filter", "train", "eval", "demo", "verify-checkpoint", "env",
+            "haystack generate", "haystack train-reference", "index build", "index ls", "index rm",
+            "index prune", "data convert"]  # fmt: skip
 
 
 def test_help_loads_no_torch() -> None:

@@ -360,14 +360,27 @@ class FilterConfig(Settings):
     seed: int = 0
 
 
-class TrainConfig(Settings):
-    """Reinforcement learning of the policy (METHOD §5). Names follow TRL's GRPOConfig where they mean the same."""
+class LoopConfig(Settings):
+    """What every training of a policy needs. Names follow TRL's GRPOConfig where they mean the same."""
 
     seed: int = 0
     max_steps: int = Field(default=900, ge=1)
     """The paper trains for about 900 steps."""
     videos_per_step: int = Field(default=8, ge=1)
     questions_per_video: int = Field(default=3, ge=1)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=20, ge=0)
+    decay_from: float = Field(default=0.6, ge=0, lt=1)
+    """Share of training after which the learning rate falls linearly to 5 %."""
+    save_steps: int = Field(default=100, ge=1)
+    logging_steps: int = Field(default=10, ge=1)
+
+
+class TrainConfig(LoopConfig):
+    """Reinforcement learning of the policy (METHOD §5)."""
+
     num_generations: int = Field(default=16, ge=2)
     """Subsets of each question (G)."""
     num_iterations: int = Field(default=1, ge=1)
@@ -390,15 +403,26 @@ class TrainConfig(Settings):
     entropy_target_until: float = Field(default=0.7, gt=0, le=1)
     entropy_rate: float = Field(default=0.03, gt=0)
     entropy_coef_range: tuple[float, float] = (1e-4, 0.4)
-    learning_rate: float = Field(default=1e-5, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    warmup_steps: int = Field(default=20, ge=0)
-    decay_from: float = Field(default=0.6, ge=0, lt=1)
-    """Share of training after which the learning rate falls linearly to 5 %."""
     shuffle_options: bool = True
-    save_steps: int = Field(default=100, ge=1)
-    logging_steps: int = Field(default=10, ge=1)
+
+
+class WarmStartConfig(LoopConfig):
+    """Similarity warm start: the policy learns to pick what an image–text model finds similar to the question.
+
+    The paper has none. Temperature and learning rate are those that RL-FrameSel (CVPR 2026) states for its own.
+    """
+
+    teacher: str | None = None
+    """Folder or hub id of an image–text model such as SigLIP; None for ``start.tower``."""
+    temperature: float = Field(default=0.03, gt=0)
+    """The teacher's distribution is the softmax of cosine similarities divided by this."""
+    budget: int = Field(default=8, ge=1)
+    """Picks in a row that are practised, each without the frames picked before."""
+    num_generations: int = Field(default=4, ge=1)
+    """Subsets of each question that the teacher picks, so that the policy sees different frames picked before."""
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the videos that are not trained on, from which the agreement with the teacher is measured."""
+    learning_rate: float = Field(default=1e-4, gt=0)
 
 
 class StartConfig(Settings):
@@ -424,4 +448,5 @@ class RunConfig(Settings):
     start: StartConfig = StartConfig()
     reference: ReferenceConfig = ReferenceConfig()
     filter: FilterConfig = FilterConfig()
+    warm: WarmStartConfig = WarmStartConfig()
     train: TrainConfig = TrainConfig()

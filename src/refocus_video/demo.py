@@ -41,7 +41,7 @@ def run_demo(output: Path, seed: int, overrides: tuple[str, ...], progress: Prog
         paths = generate(output / "data", SIZES, seed=seed, progress=advance)
     with timed(timings, "looking"):
         store = feature_store(config, output / "features")
-        build(store, read_examples(paths["train"]), progress)
+        build(store.views, read_examples(paths["train"]), progress)
     with timed(timings, "filter"):
         filter_questions(paths["train"], output / "filter", config, progress, store=store)
     with timed(timings, "training"):

@@ -7,7 +7,7 @@ not be used.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,16 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.learned import Learned
 from refocus_video.selectors.picking import Picking
 from refocus_video.selectors.random import Random
+from refocus_video.selectors.relevance import Relevance
 from refocus_video.selectors.uniform import Uniform
-from refocus_video.train.features import FeatureStore, features_folder
+from refocus_video.train.features import FeatureStore, features_folder, policy_viewer
 from refocus_video.train.filter import smallest_pool
 from refocus_video.train.filtering import measure, summary
+from refocus_video.train.loop import Loop
 from refocus_video.train.setup import load_reference, new_policy, with_policy
 from refocus_video.train.trainer import Trainer
-from refocus_video.train.views import weights_digest
+from refocus_video.train.views import ViewStore, look, weights_digest
+from refocus_video.train.warmstart import WarmStart, teacher_viewer
 from refocus_video.types import Example
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
@@ -59,7 +62,9 @@ def filter_questions(
     """
     examples = list(with_options(read_examples(questions), "the reward-variance filter"))
     store = store or feature_store(config, features)
-    failures = build(store, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget)
+    failures = build(
+        store.views, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget
+    )
     check_measured(output, examples, config)
     write_json(output / "config.json", config.model_dump(mode="json"))
     readable = [example for example in examples if example.video not in failures]
@@ -89,23 +94,15 @@ def train_policy(
     accelerator = _accelerator(output)
     store = store or feature_store(config, features, str(accelerator.device))
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
-    failures = build(store, examples, progress, accelerator, enough=lambda frames: frames >= largest)
+    failures = build(store.views, examples, progress, accelerator, enough=lambda frames: frames >= largest)
     usable = [example for example in examples if example.video not in failures]
     trainer = Trainer(store.policy, store.reference, store, usable, config.train, config.reference, output, accelerator)
     trainer.resume()
-    accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         write_json(output / "config.json", with_policy(config, store.policy).model_dump(mode="json"))
-    with progress("training", config.train.max_steps) as advance:
-        for _ in range(trainer.next_step):
-            advance()
-
-        def on_step(numbers: dict[str, Any], new: list[str]) -> None:
-            accelerator.log({k: v for k, v in numbers.items() if k != "step"}, step=numbers["step"])
-            advance(note="  ".join([f"K={numbers['budget']} reward {numbers['reward']:.2f}", *new]))
-
-        history = trainer.run(on_step)
-    accelerator.end_training()
+    history = _run(
+        trainer, "training", progress, lambda numbers: f"K={numbers['budget']} reward {numbers['reward']:.2f}"
+    )
     numbers = {
         "policy": str(output / "policy"),
         "asked": len(examples),
@@ -118,6 +115,62 @@ def train_policy(
         store.policy.save_pretrained(output / "policy")
         write_json(output / "train.json", numbers)
     return numbers
+
+
+def warm_start(
+    questions: Path, output: Path, config: RunConfig, progress: Progress, *, features: Path | None = None
+) -> dict[str, Any]:
+    """Teach a policy the picks of an image–text model; write checkpoints, ``metrics.jsonl``, ``warm_start.json`` and the policy.
+
+    ``features`` is the folder where features lie; None for the one that all runs share.
+    """
+    examples = read_examples(questions)
+    accelerator = _accelerator(output)
+    source = locate(config.warm.teacher or config.start.tower, "reference")
+    teacher = Relevance.from_pretrained(source, device=accelerator.device)
+    policy = new_policy(config).to(accelerator.device)
+    folder = features or features_folder()
+    seen = ViewStore(folder, config.sampling, policy_viewer(policy))
+    liked = ViewStore(folder, config.sampling, teacher_viewer(teacher, seen.viewer.image_size))
+    failures = build((seen, liked), examples, progress, accelerator, enough=lambda frames: frames >= config.warm.budget)
+    usable = [example for example in examples if example.video not in failures]
+    trainer = WarmStart(policy, teacher, seen, liked, usable, config.warm, output, accelerator)
+    trainer.resume()
+    if accelerator.is_main_process:
+        write_json(output / "config.json", with_policy(config, policy).model_dump(mode="json"))
+    history = _run(trainer, "warm start", progress, lambda numbers: f"divergence {numbers['loss']:.2f}")
+    numbers = {
+        "policy": str(output / "policy"),
+        "asked": len(examples),
+        "examples": len(usable),
+        "failures": failures,
+        "cut_questions": len(teacher.cut),
+        "held_out_videos": len(trainer.held_out),
+        "before": trainer.before,
+        "after": trainer.agreement(),
+        "last": history[-1],
+    }
+    if accelerator.is_main_process:
+        policy.save_pretrained(output / "policy")
+        write_json(output / "warm_start.json", numbers)
+    return numbers
+
+
+def _run(trainer: Loop, title: str, progress: Progress, note: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
+    """Run a training to its end, with a bar and the trackers of its accelerator."""
+    accelerator = trainer.accelerator
+    accelerator.init_trackers("tensorboard")
+    with progress(title, trainer.settings.max_steps) as advance:
+        for _ in range(trainer.next_step):
+            advance()
+
+        def on_step(numbers: dict[str, Any], new: list[str]) -> None:
+            accelerator.log({k: v for k, v in numbers.items() if k != "step"}, step=numbers["step"])
+            advance(note="  ".join([note(numbers), *new]))
+
+        history = trainer.run(on_step)
+    accelerator.end_training()
+    return history
 
 
 def evaluate_policy(
@@ -207,14 +260,14 @@ def feature_store(config: RunConfig, folder: Path | None = None, device: str = "
 
 
 def build(
-    store: FeatureStore,
+    views: Sequence[ViewStore],
     examples: list[Example],
     progress: Progress,
     accelerator: Accelerator | None = None,
     *,
     enough: Callable[[int], bool] = lambda frames: True,
 ) -> dict[str, str]:
-    """Look at every video once, each process at its share; returns the ones that cannot be used with their reasons.
+    """Look at every video once with every model, each process at its share; returns those that cannot be used, with reasons.
 
     ``enough`` says whether a number of candidate frames will do for the budgets to come: a video that is too short is told before
     the work begins, not in the middle of it.
@@ -226,7 +279,7 @@ def build(
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     mine = videos[rank::processes]
     with progress("looking at videos", len(mine)) as advance:
-        failures = store.build(mine, advance, enough)
+        failures = look(views, mine, advance, enough)
     if processes > 1:
         failures = dict(gather_object(list(failures.items())))
     if len(failures) == len(videos):

@@ -58,3 +58,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_row(*map(Text, row))
     results.print(Text(title, style="bold"), soft_wrap=True)
     results.print(table)
+
+
+def warn_failures(failures: dict[str, str]) -> None:
+    """One line for each video that could not be used; most reasons name it themselves."""
+    for video, reason in failures.items():
+        notes.print(f"unusable: {reason if video in reason else f'{video}: {reason}'}", markup=False, soft_wrap=True)

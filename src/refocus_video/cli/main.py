@@ -6,11 +6,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
+from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, DataError, RefocusError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ haystack = typer.Typer(
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
+app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")
 
 INTERRUPTED = 130
@@ -364,9 +366,3 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
     return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")
-
-
-def warn_failures(failures: dict[str, str]) -> None:
-    """One line for each video that could not be used; most reasons name it themselves."""
-    for video, reason in failures.items():
-        notes.print(f"unusable: {reason if video in reason else f'{video}: {reason}'}", markup=False, soft_wrap=True)

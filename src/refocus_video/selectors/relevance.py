@@ -15,6 +15,7 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.errors import CheckpointError, ConfigError
-from refocus_video.policy.files import TEXT_FILES, local_folder
+from refocus_video.policy.files import CONFIG_FILE, TEXT_FILES, check_names, local_folder
 from refocus_video.selectors.embeddings import EmbeddingStore, pictures_identity
 from refocus_video.selectors.scored import Features, Seen
 from refocus_video.types import ByteArray, Candidates, FloatArray, Question, Timeline
@@ -96,7 +97,10 @@ class Relevance:
 
         folder = local_folder(name, "image–text model", (*TEXT_FILES, "*.safetensors"))
         try:
-            model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+            with _quiet():
+                model, loading = AutoModel.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                )
             if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
                 raise CheckpointError(
                     f"{name} holds a {type(model).__name__}, which is no image–text model; give a SigLIP or CLIP"
@@ -108,6 +112,14 @@ class Relevance:
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(f"cannot load an image–text model from {name}: {reason}") from error
+        expected = model.state_dict().keys()
+        check_names(f"{name}: the weights do not fit its {CONFIG_FILE}", expected - loading["missing_keys"], expected)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if len(tokenizer) > rows:
+            raise CheckpointError(
+                f"{name}: the tokenizer has {len(tokenizer)} tokens, but the text tower knows {rows}; "
+                "use the tokenizer that comes with the image–text model"
+            )
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
         identity = [file_identity(path) for path in files]
         return cls(model.to(device).eval(), image_processor, tokenizer, identity, prompt=prompt, store=store)
@@ -224,3 +236,16 @@ def _frames_of(timeline: Timeline) -> Iterator[ByteArray]:
 
 def _on(model: Any, value: Tensor) -> Tensor:
     return value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the table of missing weights that transformers prints out of our one line about them."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

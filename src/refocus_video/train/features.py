@@ -48,13 +48,14 @@ class FeatureStore:
         """Nothing is computed until :meth:`build`."""
         self.policy = policy
         self.reference = reference
-        self._policy_views = ViewStore(folder, config.sampling, policy_viewer(policy))
-        self._reference_views = ViewStore(folder, config.sampling, reference_viewer(reference))
+        viewers = (policy_viewer(policy), reference_viewer(reference))
+        self.views = tuple(ViewStore(folder, config.sampling, viewer) for viewer in viewers)
+        """The policy's view of the videos, and the reference model's."""
         self._memory: dict[str, VideoFeatures] = {}
 
     def paths(self, video: str) -> tuple[Path, Path]:
         """Where the features of a video lie: the policy's and the reference model's."""
-        return self._policy_views.path(video), self._reference_views.path(video)
+        return self.views[0].path(video), self.views[1].path(video)
 
     def build(
         self,
@@ -63,18 +64,18 @@ class FeatureStore:
         enough: Callable[[int], bool] = lambda frames: True,
     ) -> dict[str, str]:
         """Compute what is missing; returns the videos that cannot be used, as :func:`refocus_video.train.views.look` does."""
-        return look((self._policy_views, self._reference_views), videos, progress, enough)
+        return look(self.views, videos, progress, enough)
 
     def num_candidates(self, video: str) -> int:
         """Candidate frames of a built video, without reading its features."""
-        return self._policy_views.num_frames(video)
+        return self.views[0].num_frames(video)
 
     def __getitem__(self, video: str) -> VideoFeatures:
         """Features of a built video; the ones used last stay in memory, up to :data:`MEMORY_BYTES`."""
         found = self._memory.pop(video, None)
         if found is None:
-            seen, times = self._policy_views.read(video)
-            found = VideoFeatures(seen, self._reference_views.read(video)[0], times)
+            seen, times = self.views[0].read(video)
+            found = VideoFeatures(seen, self.views[1].read(video)[0], times)
             held = found.num_bytes + sum(other.num_bytes for other in self._memory.values())
             while self._memory and held > MEMORY_BYTES:
                 held -= self._memory.pop(next(iter(self._memory))).num_bytes

@@ -11,11 +11,9 @@ Where we differ from the paper:
 4. Groups without spread are counted and masked; the paper does not say what it does.
 """
 
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,31 +24,26 @@ from torch import Tensor
 from refocus_video.config import ReferenceConfig, Stage, TrainConfig
 from refocus_video.data.evidence import by_video, evidence_recall, random_recall
 from refocus_video.data.examples import fingerprint
-from refocus_video.errors import ConfigError, DataError
-from refocus_video.files import write_jsonl
+from refocus_video.errors import DataError
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.advantage import group_advantages, group_std, live_groups
 from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef
 from refocus_video.train.features import FeatureStore
+from refocus_video.train.loop import Loop
 from refocus_video.train.loss import policy_gradient_loss
 from refocus_video.train.monitor import Monitor, distinct_share
 from refocus_video.train.rollout import Batch, Rollout, collect, shuffled
 from refocus_video.train.schedule import (
-    learning_rate_factor,
     questions_of_video,
     step_rng,
     torch_generator,
     videos_of_step,
 )
-from refocus_video.train.snapshot import list_snapshots, load_snapshot, read_history, save_snapshot
 from refocus_video.types import Example
 
-OnStep = Callable[[dict[str, Any], list[str]], None]
-"""Called after every step with its numbers and the warnings that are new."""
 
-
-class Trainer:
+class Trainer(Loop):
     """Trains a policy in place."""
 
     def __init__(
@@ -79,17 +72,12 @@ class Trainer:
         Raises:
             DataError: if there is nothing to train on, or a stage has no question of its types.
         """
-        self.accelerator = accelerator or Accelerator(cpu=True)
-        self.policy = policy.to(self.accelerator.device)
-        self.reference, self.store, self.config, self.scoring, self.output = reference, store, config, scoring, output
+        super().__init__(policy, config, output, accelerator)
+        self.reference, self.store, self.config, self.scoring = reference, store, config, scoring
         self.groups = by_video(examples)
-        self.trained = [p for n, p in policy.named_parameters() if not n.startswith("vision.tower")]
-        self.optimizer = torch.optim.AdamW(_decay_groups(policy, config), lr=config.learning_rate, betas=(0.9, 0.95))
-        self.next_step = 0
         self.entropy_coef = config.entropy_coef
         self.reward_spread: float | None = None
         self.monitor = Monitor()
-        self.history: list[dict[str, Any]] = []
         self._check(examples)
 
     def _check(self, examples: Sequence[Example]) -> None:
@@ -105,40 +93,8 @@ class Trainer:
                 raise DataError(
                     f"a curriculum stage asks for question types {sorted(missing)}; the data has {sorted(types)}"
                 )
-        if self.config.videos_per_step % self.accelerator.num_processes:
-            raise ConfigError(
-                f"videos_per_step {self.config.videos_per_step} must be a multiple of the "
-                f"{self.accelerator.num_processes} processes"
-            )
 
     # ---------------------------------------------------------------- the loop
-
-    def run(self, on_step: OnStep = lambda *_: None) -> list[dict[str, Any]]:
-        """Train from where the state is to ``max_steps``; returns the numbers of every step.
-
-        Ctrl-C ends the run after the step in progress, with a checkpoint; running again goes on from there.
-        """
-        stop, stopping = _StopRequest(), False
-        try:
-            while self.next_step < self.config.max_steps and not (stopping := self._agreed(bool(stop))):
-                numbers, warnings = self.step()
-                self.history.append(numbers)
-                on_step(numbers, warnings)
-                if self.next_step % self.config.save_steps == 0:
-                    self.save()
-        finally:
-            stop.restore()
-        self.save()
-        if stopping:
-            raise KeyboardInterrupt
-        return self.history
-
-    def _agreed(self, stop: bool) -> bool:
-        """Whether any process was asked to stop: all leave the loop after the same step, or the others would wait for ever."""
-        if self.accelerator.num_processes == 1:
-            return stop
-        asked = torch.tensor(float(stop), device=self.policy.device)
-        return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
     def step(self) -> tuple[dict[str, Any], list[str]]:
         """One batch of rollouts and the optimiser steps on it."""
@@ -228,27 +184,6 @@ class Trainer:
         index = self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
         return index, self.policy.ask(index, [example.question for example in batch.examples], batch.rows)
 
-    def update(self, loss: Tensor, step: int) -> float:
-        """Backward pass, gradients averaged over processes, one optimiser step; returns the gradient's norm before clipping."""
-        config = self.config
-        if not torch.isfinite(loss):
-            raise ConfigError(f"the loss became {loss.item()} at step {step + 1}; lower learning_rate")
-        factor = learning_rate_factor(step, config.max_steps, config.warmup_steps, config.decay_from)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        if self.accelerator.num_processes > 1:
-            for parameter in self.trained:
-                parameter.grad = self.accelerator.reduce(
-                    parameter.grad if parameter.grad is not None else torch.zeros_like(parameter), reduction="mean"
-                )
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise ConfigError(f"the gradient became {norm.item()} at step {step + 1}; lower learning_rate")
-        self.optimizer.step()
-        return float(norm)
-
     # ---------------------------------------------------------------- scales
 
     def advantage_scale(self, rewards: Tensor, live: Tensor) -> Tensor | float | None:
@@ -325,73 +260,24 @@ class Trainer:
 
     # ---------------------------------------------------------------- saving and resuming
 
-    def save(self) -> None:
-        """Write a checkpoint and the metrics so far; only the main process writes."""
-        if not self.accelerator.is_main_process:
-            return
-        write_jsonl(self.output / "metrics.jsonl", self.history)
-        state = {
+    def state(self) -> dict[str, Any]:
+        """Entropy coefficient, scale of the advantages, and what the monitor has seen."""
+        return {
             "entropy_coef": self.entropy_coef,
             "reward_spread": self.reward_spread,
             "monitor": vars(self.monitor),
-            "config": self._settings(),
         }
-        save_snapshot(self.output, self.next_step, self.policy, self.optimizer, state)
 
-    def _settings(self) -> dict[str, Any]:
-        """Everything that a resumed run must share with the one it goes on from."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self.entropy_coef, self.reward_spread = state["entropy_coef"], state["reward_spread"]
+        self.monitor = Monitor(**state["monitor"])
+
+    def shared(self) -> dict[str, Any]:
+        """The settings, and the examples by their fingerprint."""
         examples = fingerprint(example for group in self.groups.values() for example in group)
         return {
             **self.config.model_dump(mode="json"),
             "reference": self.scoring.model_dump(mode="json"),
             "examples": examples,
         }
-
-    def resume(self) -> bool:
-        """Go on from the newest checkpoint in the output folder; False if there is none.
-
-        Raises:
-            ConfigError: if that run had other settings.
-        """
-        snapshots = list_snapshots(self.output)
-        if not snapshots:
-            return False
-        state = load_snapshot(snapshots[-1], self.policy, self.optimizer)
-        found, asked = state["config"], self._settings()
-        different = sorted(key for key in asked if found.get(key) != asked[key])
-        if different:
-            raise ConfigError(
-                f"{self.output} holds a run with other settings ({', '.join(different)}); use another --output or the same settings"
-            )
-        self.next_step = state["step"]
-        self.entropy_coef, self.reward_spread = state["entropy_coef"], state["reward_spread"]
-        self.monitor = Monitor(**state["monitor"])
-        self.history = read_history(self.output)[: self.next_step]
-        return True
-
-
-class _StopRequest:
-    """Turns the first Ctrl-C (or SIGTERM) into a flag that is read between steps; a second one interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self.restore()
-
-    def restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-
-def _decay_groups(policy: FramePolicy, config: TrainConfig) -> list[dict[str, Any]]:
-    """Weight decay for matrices only: never for norms, biases, or the recurrence's A, D and dt."""
-    named = [(n, p) for n, p in policy.named_parameters() if not n.startswith("vision.tower")]
-    matrices = [p for n, p in named if p.ndim >= 2]
-    others = [p for n, p in named if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
