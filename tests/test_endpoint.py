@@ -186,7 +186,10 @@ def test_a_letter_that_is_not_listed_gets_the_bound_and_is_counted(pictures: Byt
 
 def test_an_impossible_letter_stays_finite_enough_to_compare() -> None:
     assert option_log_probs((("A", 0.0), ("B", -9999.0)), 2) == ([0.0, -9999.0], 0)
-    assert option_log_probs((("A", 0.0), ("B", -math.inf)), 2) == ([0.0, -math.inf], 0)
+    reply = Reply.parse(completion([("A", 0.0), ("B", -math.inf)]))
+    assert option_log_probs(reply.top, 2) == ([0.0, -9999.0], 0)
+    with pytest.raises(ValueError, match="not a chat completion"):
+        Reply.parse(completion([("A", math.nan)]))
 
 
 # ------------------------------------------------------------------ cost, cache, concurrency

@@ -5,8 +5,14 @@ import math
 import pytest
 import torch
 
-from refocus_video.errors import ConfigError
-from refocus_video.reference.margin import accuracy_reward, margin, margin_reward, probability_reward, reward
+from refocus_video.reference.margin import (
+    accuracy_reward,
+    gain,
+    likelihood_reward,
+    margin,
+    margin_reward,
+    probability_reward,
+)
 
 SCORES = torch.tensor([[2.0, 0.5, -1.0], [0.5, 2.0, 3.0], [1.0, 1.0, 0.0]])
 
@@ -27,8 +33,8 @@ def test_margin_is_against_the_best_other_option() -> None:
 
 
 def test_rewards_ignore_what_is_added_to_all_options() -> None:
-    for name in ("margin", "probability", "accuracy"):
-        torch.testing.assert_close(reward(name, SCORES + 7, 1), reward(name, SCORES, 1))
+    for reward in (margin_reward, probability_reward, accuracy_reward):
+        torch.testing.assert_close(reward(SCORES + 7, 1), reward(SCORES, 1))
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30, 3e38])
@@ -58,9 +64,9 @@ def test_a_tie_is_not_a_right_answer() -> None:
     assert accuracy_reward(SCORES, 1).tolist() == [-1.0, -1.0, -1.0]
 
 
-def test_rewards_are_known_by_name() -> None:
-    assert torch.equal(reward("margin", SCORES, 0), margin_reward(SCORES, 0))
-    assert torch.equal(reward("probability", SCORES, 0), probability_reward(SCORES, 0))
-    assert torch.equal(reward("accuracy", SCORES, 0), accuracy_reward(SCORES, 0))
-    with pytest.raises(ConfigError, match="'luck'; known ones: margin, probability, accuracy"):
-        reward("luck", SCORES, 0)
+def test_likelihood_is_the_margin_against_the_best_control_frames() -> None:
+    scores, control = torch.tensor([[-0.5], [-2.0], [-1.0]]), torch.tensor([[-3.0], [-1.0]])
+    assert gain(scores, 0, control).tolist() == [0.5, -1.0, 0.0]
+    as_options = torch.cat([scores, torch.full_like(scores, -1.0)], dim=-1)
+    torch.testing.assert_close(likelihood_reward(scores, 0, control), margin_reward(as_options, 0))
+    assert likelihood_reward(scores * 1e30, 0, control).tolist() == [-1.0, -1.0, -1.0]

@@ -245,7 +245,7 @@ def test_the_sampler_and_the_loss_agree_on_the_log_probs(
         budget=4,
         group_size=8,
         temperature=temperature,
-        reward_name="margin",
+        scoring=trainer.scoring,
         generator=torch.Generator().manual_seed(0),
     )
     again = trainer.policy.log_probs(index, asked, rollout.picks, temperature)
@@ -303,7 +303,7 @@ def test_the_reference_sees_the_right_video_question_and_subset(
     trainer.reference = Recording()
     index, asked = trainer.forward(batch)
     generator = torch.Generator().manual_seed(0)
-    options: dict[str, Any] = {"budget": 3, "group_size": 2, "temperature": 1.0, "reward_name": "margin"}
+    options: dict[str, Any] = {"budget": 3, "group_size": 2, "temperature": 1.0, "scoring": trainer.scoring}
     rollout = collect(trainer.policy, index, asked, trainer.reference, batch, generator=generator, **options)
     for request, example, picks in zip(seen, batch.examples, rollout.picks, strict=True):
         assert request.question == example.question
@@ -315,15 +315,17 @@ def test_the_reference_sees_the_right_video_question_and_subset(
 
 def test_options_are_shown_in_a_new_order_each_time(examples: list[Example], features: Path, tmp_path: Path) -> None:
     known = {e.id: e for e in examples}
-    for shuffle, fewest in ((True, 2), (False, 0)):
-        trainer = _trainer(examples, features, tmp_path, _config(shuffle_options=shuffle, questions_per_video=6))
+    for rotation in ("shuffle", "none", "cycle"):
+        config = _config(questions_per_video=6)
+        scoring = config.reference.model_copy(update={"rotation": rotation})
+        trainer = _trainer(examples, features, tmp_path, config.model_copy(update={"reference": scoring}))
         moved = 0
         for step in range(3):
             for example in trainer.draw_batch(step, trainer.config.stages[1]).examples:
                 own = known[example.id]
                 assert example.question.options[example.answer] == own.question.options[own.answer]
                 moved += example.question.options != own.question.options
-        assert moved > fewest if shuffle else moved == 0
+        assert moved > 2 if rotation == "shuffle" else moved == 0
 
 
 def test_a_stage_practises_only_its_question_types(examples: list[Example], features: Path, tmp_path: Path) -> None:
@@ -460,8 +462,11 @@ def test_without_any_reward_signal_only_entropy_moves_the_policy(haystack: Path,
         assert torch.equal(value, before[name]), name
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run(haystack: Path, tmp_path: Path) -> None:
-    trainer = _bandit(haystack, tmp_path / "features", tmp_path / "run", pay=math.nan)
+def test_a_loss_that_is_not_a_number_ends_the_run(
+    haystack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _bandit(haystack, tmp_path / "features", tmp_path / "run", pay=2.0)
+    monkeypatch.setattr(trainer, "advantage_scale", lambda *_: math.nan)
     before = {name: value.clone() for name, value in trainer.policy.named_parameters()}
     with pytest.raises(ConfigError, match="the loss became nan at step 1; lower learning_rate"):
         trainer.run()
@@ -474,7 +479,7 @@ def test_a_run_that_fails_gives_ctrl_c_back(haystack: Path, tmp_path: Path) -> N
     before = signal.getsignal(signal.SIGINT)
     trainer = _bandit(haystack, tmp_path / "features", tmp_path / "run", pay=math.nan)
     try:
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=r"'margin' must give one finite number .* found .*nan"):
             trainer.run()
         assert signal.getsignal(signal.SIGINT) is before
     finally:

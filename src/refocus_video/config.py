@@ -347,7 +347,19 @@ class ModelConfig(Settings):
 class ReferenceConfig(ModelConfig):
     """Which frozen LMM scores the subsets, and how its scores become rewards (METHOD §4)."""
 
-    reward: Literal["margin", "probability", "accuracy"] = "margin"
+    ensemble: tuple[ModelConfig, ...] = ()
+    """Further LMMs that score the same subsets."""
+    combine: Literal["mean", "min"] = "mean"
+    """How the rewards of several LMMs become one."""
+    reward: str = "margin"
+    """margin, probability, accuracy, likelihood, or an import path package.module:function (``reference/rewards.py``)."""
+    open_reward: str = "likelihood"
+    """The same for questions without options."""
+    control: tuple[Literal["uniform", "none"], ...] = Field(default=("uniform", "none"), min_length=1)
+    """With what a reward that needs it compares the picked frames: as many evenly spread ones, and no frame at all."""
+    rotation: Literal["none", "shuffle", "cycle", "average"] = "shuffle"
+    """What keeps letters from being learned: options in a new order at each step; every next subset of a group with the options one
+    place further; or every subset under all such rotations, averaged, which costs as many scorings as there are options."""
 
 
 class FilterConfig(Settings):
@@ -403,7 +415,6 @@ class TrainConfig(LoopConfig):
     entropy_target_until: float = Field(default=0.7, gt=0, le=1)
     entropy_rate: float = Field(default=0.03, gt=0)
     entropy_coef_range: tuple[float, float] = (1e-4, 0.4)
-    shuffle_options: bool = True
 
 
 class WarmStartConfig(LoopConfig):

@@ -90,7 +90,7 @@ def train_policy(
 
     ``store`` and ``features`` as in :func:`filter_questions`.
     """
-    examples = list(with_options(read_examples(questions), f"the reward {config.reference.reward!r}"))
+    examples = read_examples(questions)
     accelerator = _accelerator(output)
     store = store or feature_store(config, features, str(accelerator.device))
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)

@@ -60,7 +60,14 @@ class ReferenceModel(Protocol):
         ...
 
 
+def whole(features: FrameFeatures) -> Tensor:
+    """The features of all F frames, (F, ...); what a cache has not encoded yet is encoded."""
+    return features if isinstance(features, Tensor) else features[torch.arange(len(features))]
+
+
 def unique_subsets(subsets: Tensor) -> tuple[Tensor, Tensor]:
     """The distinct rows of (G, K) and the row each came from: (U, K), (G,). A policy that has learned repeats itself."""
+    if not subsets.shape[1]:  # no frames at all: all rows are the same
+        return subsets[:1], torch.zeros(len(subsets), dtype=torch.long)
     distinct, inverse = torch.unique(subsets, dim=0, return_inverse=True)
     return distinct, inverse

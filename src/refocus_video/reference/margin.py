@@ -1,12 +1,10 @@
 """Rewards from option scores (METHOD §4). Pure: tensors in, tensors out.
 
-Dimensions: G subsets of a question · O answer options.
+Dimensions: G subsets of a question · O answer options · C sets of control frames.
 """
 
 import torch
 from torch import Tensor
-
-from refocus_video.errors import ConfigError
 
 
 def margin(scores: Tensor, answer: int) -> Tensor:
@@ -35,15 +33,15 @@ def accuracy_reward(scores: Tensor, answer: int) -> Tensor:
     return torch.where(margin(scores, answer) > 0, 1.0, -1.0)
 
 
-REWARDS = {"margin": margin_reward, "probability": probability_reward, "accuracy": accuracy_reward}
+def gain(scores: Tensor, answer: int, control: Tensor) -> Tensor:
+    """Score of the answer minus the best one it has with control frames: (G, O), (C, O) -> (G,), float32."""
+    return scores.float()[..., answer] - control.float()[..., answer].amax()
 
 
-def reward(name: str, scores: Tensor, answer: int) -> Tensor:
-    """The reward called ``name``: (..., O) -> (...).
+def likelihood_reward(scores: Tensor, answer: int, control: Tensor) -> Tensor:
+    """For questions without options: the margin's form with control frames in place of the other options, tanh(gain / 2).
 
-    Raises:
-        ConfigError: if there is no such reward.
+    Scores are mean log-probabilities of the answer's tokens (METHOD §4), so the reward says how much likelier the subset makes the
+    right answer than the best control frames do, in [−1, 1] for answers of any length: (G, O), (C, O) -> (G,).
     """
-    if name not in REWARDS:
-        raise ConfigError(f"no reward called {name!r}; known ones: {', '.join(REWARDS)}")
-    return REWARDS[name](scores, answer)
+    return torch.tanh(gain(scores, answer, control) / 2)

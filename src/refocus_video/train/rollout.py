@@ -1,20 +1,20 @@
 """Rollouts: the policy picks groups of subsets, the reference model scores them (METHOD §4, §5).
 
-Dimensions: B videos · Q questions · G subsets of each · K picks · F candidates · O options.
+Dimensions: B videos · Q questions · G subsets of each · K picks · F candidates.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from refocus_video.config import ReferenceConfig
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
-from refocus_video.reference.base import ReferenceModel, ScoreRequest
-from refocus_video.reference.margin import margin, reward
+from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.features import VideoFeatures
+from refocus_video.train.scoring import Trial, judge
 from refocus_video.types import Example, Question
 
 
@@ -47,13 +47,17 @@ class Rollout:
     rewards: Tensor
     """(Q, G) float32."""
     margins: Tensor
-    """(Q, G): score of the answer minus the best other option's."""
+    """(Q, G); these three are explained at :class:`refocus_video.train.scoring.Judgement`."""
     probabilities: Tensor
-    """(Q, G): of the answer among the options."""
+    """(Q, G)."""
+    correct: Tensor
+    """(Q, G), from 0 to 1."""
 
 
 def shuffled(example: Example, rng: np.random.Generator) -> Example:
-    """The same example with its options in another order, so that no letter can be learned."""
+    """The same example with its options, if it has any, in another order, so that no letter can be learned."""
+    if not example.question.options:
+        return example
     order = rng.permutation(len(example.question.options))
     options = tuple(example.question.options[i] for i in order)
     answer = int(np.flatnonzero(order == example.answer)[0])
@@ -70,31 +74,29 @@ def collect(
     budget: int,
     group_size: int,
     temperature: float,
-    reward_name: str,
+    scoring: ReferenceConfig,
     generator: torch.Generator,
 ) -> Rollout:
     """Sample a group of subsets for every question and score them. No gradient."""
     picks = pick_frames(
         policy, index, asked, budget, group_size=group_size, temperature=temperature, generator=generator
     )
-    scores = score_subsets(reference, batch, picks.picks)
-    answers = [example.answer for example in batch.examples]
+    judged = judge(reference, trials(batch, picks.picks), scoring)
     return Rollout(
         picks=picks.picks,
         log_probs=picks.log_probs,
-        rewards=torch.stack([reward(reward_name, s, a) for s, a in zip(scores, answers, strict=True)]),
-        margins=torch.stack([margin(s, a) for s, a in zip(scores, answers, strict=True)]),
-        probabilities=torch.stack([reward("probability", s, a) for s, a in zip(scores, answers, strict=True)]),
+        rewards=torch.stack([one.rewards for one in judged]),
+        margins=torch.stack([one.margins for one in judged]),
+        probabilities=torch.stack([one.probabilities for one in judged]),
+        correct=torch.stack([one.correct for one in judged]),
     )
 
 
-def score_subsets(reference: ReferenceModel, batch: Batch, picks: Tensor) -> Sequence[Tensor]:
-    """Option scores of picked subsets, shown in temporal order: (Q, G, K) -> Q tensors (G, O)."""
+def trials(batch: Batch, picks: Tensor) -> list[Trial]:
+    """Picked subsets (Q, G, K) as they are judged: shown in temporal order."""
     subsets = picks.sort(dim=-1).values.cpu()
     videos = [batch.videos[int(row)] for row in batch.rows]
-    return reference.score(
-        [
-            ScoreRequest(video.reference, video.times, example.question, subset)
-            for video, example, subset in zip(videos, batch.examples, subsets, strict=True)
-        ]
-    )
+    return [
+        Trial(video.reference, video.times, example, subset)
+        for video, example, subset in zip(videos, batch.examples, subsets, strict=True)
+    ]

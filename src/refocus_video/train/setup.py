@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from refocus_video.assets import locate
-from refocus_video.config import ModelConfig, PolicyConfig, RunConfig
+from refocus_video.config import ModelConfig, PolicyConfig, ReferenceConfig, RunConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.files import TEXT_FILES, local_folder
 from refocus_video.policy.fresh import fresh_policy, read_backbone
@@ -15,11 +15,25 @@ from refocus_video.policy.released import read_tower_config
 from refocus_video.policy.tower import tower_folder
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.reference.endpoint.model import EndpointReference
+from refocus_video.reference.ensemble import EnsembleReference
 from refocus_video.reference.huggingface import HuggingFaceReference
+from refocus_video.reference.rewards import load_reward
 
 
-def load_reference(config: ModelConfig, device: str = "cpu") -> ReferenceModel:
-    """The frozen LMM of a configuration: loaded here, or behind its endpoint."""
+def load_reference(config: ReferenceConfig, device: str = "cpu") -> ReferenceModel:
+    """The frozen LMM of a configuration, or several of them as one.
+
+    Raises:
+        ConfigError: also for a reward that does not exist: before anything large is loaded.
+    """
+    for name in (config.reward, config.open_reward):
+        load_reward(name)
+    members = [load_model(member, device) for member in (config, *config.ensemble)]
+    return EnsembleReference(members) if config.ensemble else members[0]
+
+
+def load_model(config: ModelConfig, device: str = "cpu") -> ReferenceModel:
+    """One frozen LMM: loaded here, or behind its endpoint."""
     if config.endpoint is not None:
         return EndpointReference(config.model, config.endpoint)
     source = locate(config.model, "reference")

@@ -116,7 +116,7 @@ class Trainer(Loop):
             budget=budget,
             group_size=config.num_generations,
             temperature=config.temperature,
-            reward_name=self.scoring.reward,
+            scoring=self.scoring,
             generator=generator,
         )
         rewards = rollout.rewards.to(self.policy.device)
@@ -174,7 +174,7 @@ class Trainer(Loop):
         for row, (place, name) in enumerate(mine):
             rng = step_rng(config.seed, step, 1000 + place)
             for example in questions_of_video(self.groups[name], config.questions_per_video, stage.question_types, rng):
-                examples.append(shuffled(example, rng) if config.shuffle_options else example)
+                examples.append(shuffled(example, rng) if self.scoring.rotation == "shuffle" else example)
                 rows.append(row)
         return Batch(tuple(examples), tuple(self.store[name] for _, name in mine), torch.tensor(rows))
 
@@ -222,7 +222,7 @@ class Trainer(Loop):
 
     def rollout_numbers(self, batch: Batch, rollout: Rollout, live: Tensor) -> dict[str, float]:
         """Averages over the batch; names are explained in docs/metrics.md."""
-        correct = (rollout.margins > 0).float().mean(-1)
+        correct = rollout.correct.mean(-1)
         numbers = {
             "reward": float(rollout.rewards.mean()),
             "reward_std": float(group_std(rollout.rewards).mean()),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refocus_video.config import EndpointConfig
 from refocus_video.errors import ReferenceModelError
-from refocus_video.reference.base import ScoreRequest
+from refocus_video.reference.base import ScoreRequest, whole
 from refocus_video.reference.endpoint.cache import ReplyCache, request_key
 from refocus_video.reference.endpoint.client import EndpointClient
 from refocus_video.reference.endpoint.messages import chat_body
@@ -60,6 +60,8 @@ class Usage:
 class _Job:
     """One subset of one request."""
 
+    pictures: Tensor
+    """Of all candidates, (F, bytes)."""
     request: ScoreRequest
     subset: tuple[int, ...]
 
@@ -106,6 +108,7 @@ class EndpointReference:
         """
         jobs: dict[tuple[Any, ...], _Job] = {}
         places: list[list[tuple[Any, ...]]] = []
+        pictures = {id(request.features): whole(request.features) for request in requests}
         for request in requests:
             if request.texts is not None:
                 raise ReferenceModelError(
@@ -114,8 +117,9 @@ class EndpointReference:
                 )
             check_lettered(request.question)
             rows = [tuple(subset) for subset in request.subsets.tolist()]
-            keys = [(id(request.features), request.question, row) for row in rows]
-            jobs |= {key: _Job(request, row) for key, row in zip(keys, rows, strict=True)}
+            video = id(request.features)
+            keys = [(video, request.question, row) for row in rows]
+            jobs |= {key: _Job(pictures[video], request, row) for key, row in zip(keys, rows, strict=True)}
             places.append(keys)
         scores = dict(zip(jobs, self._run(list(jobs.values())), strict=True))
         return [torch.tensor([scores[key] for key in keys], dtype=torch.float32) for keys in places]
@@ -142,7 +146,7 @@ class EndpointReference:
         config, request = self.config, job.request
         body = chat_body(
             self.model,
-            [from_row(request.features[position]) for position in job.subset],
+            [from_row(job.pictures[position]) for position in job.subset],
             [float(request.times[position]) for position in job.subset],
             lettered(request.question),
             frames_as=config.frames_as,

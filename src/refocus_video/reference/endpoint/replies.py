@@ -9,6 +9,9 @@ from refocus_video.reference.letters import letter
 _SPACE = " \t\r\n▁Ġ"
 """What tokenizers put before a word's token, apart from a plain space."""
 
+_IMPOSSIBLE = -9999.0
+"""The protocol's word for minus infinity."""
+
 
 class MalformedReplyError(ValueError):
     """A reply that does not follow the protocol; never leaves this room."""
@@ -43,8 +46,8 @@ class Reply:
     @classmethod
     def of(cls, top: list[dict[str, Any]], prompt_tokens: Any, completion_tokens: Any) -> Self:
         """Check the fields of a reply, from a server or from the cache."""
-        pairs = tuple((str(entry["token"]), float(entry["logprob"])) for entry in top)
-        if any(math.isnan(log_prob) for _, log_prob in pairs):
+        pairs = tuple((str(entry["token"]), max(float(entry["logprob"]), _IMPOSSIBLE)) for entry in top)
+        if not all(math.isfinite(log_prob) for _, log_prob in pairs):
             raise ValueError("a log-probability is not a number")
         return cls(pairs, int(prompt_tokens or 0), int(completion_tokens or 0))
 
@@ -71,4 +74,4 @@ def option_log_probs(top: tuple[tuple[str, float], ...], num_options: int) -> tu
 
 def _log_sum_exp(values: list[float]) -> float:
     highest = max(values)
-    return highest + math.log(sum(math.exp(value - highest) for value in values)) if math.isfinite(highest) else highest
+    return highest + math.log(sum(math.exp(value - highest) for value in values))
