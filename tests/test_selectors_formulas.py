@@ -101,7 +101,7 @@ def _aks(scores: list[float], k: int, t1: float, t2: float, depth: int) -> list[
 @pytest.mark.parametrize("seed", range(20))
 def test_aks_splits_and_judges(seed: int) -> None:
     scores = _scores(seed, 301)
-    for k, (t1, depth) in itertools.product((1, 2, 4, 8, 16, 32), ((0.8, 5), (0.2, 3), (0.4, 4))):
+    for k, (t1, depth) in itertools.product((1, 2, 3, 4, 6, 8, 12, 16, 23, 32), ((0.8, 5), (0.2, 3), (0.4, 4))):
         assert aks(np.array(scores), k, t1, -100.0, depth).tolist() == _aks(scores, k, t1, -100.0, depth)
     for t2 in (0.1, 0.25):
         assert aks(np.array(scores), 16, 0.3, t2, 4).tolist() == _aks(scores, 16, 0.3, t2, 4)

@@ -115,7 +115,7 @@ def mdp3(
         best = (best[origin] + value[run[origin], taken]).astype(np.float64)
         history.append((taken, run, picks + first))
         latest = np.maximum.accumulate(picks, 1) + first
-        last = np.where(taken > 0, latest[run[origin], np.maximum(taken, 1) - 1], last[origin])
+        last = np.where(taken > 0, latest[run[origin], np.maximum(taken, 1) - 1], last)
     return places[_trace(history, count)]
 
 

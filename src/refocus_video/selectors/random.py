@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from refocus_video.errors import check_budget
 from refocus_video.selectors.base import Pick, question_rng
-from refocus_video.types import Candidates, Question
+from refocus_video.types import Candidates, Question, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Random:
     seed: int = 0
     name: str = "random"
 
-    def open(self, candidates: Candidates) -> "_Open":
+    def open(self, candidates: Candidates | Timeline) -> "_Open":
         """Only the number of candidates and the name of the video matter."""
         return _Open(candidates.video, len(candidates), self.seed)
 
