@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test check format bench clean
+.PHONY: setup demo test check format bench bench-gpu clean
 
 setup: $(VENV)/.done
 
@@ -29,6 +29,10 @@ check: setup
 # Minutes on a quiet machine. Each prints JSON and keeps it in benchmarks/results. seeds.py, the demo three times, is not among them.
 bench: setup
 	for name in decode picking memory haystack selecting step checkpointing; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# With the Python that is there: a GPU machine has its own torch, and perhaps no network to install anything.
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu.py
 
 format: setup
 	$(BIN)/ruff check --fix .

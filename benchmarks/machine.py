@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from refocus_video.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("refocus-video", "torch", "transformers", "accelerate", "av", "numpy")
+PACKAGES = ("refocus-video", "torch", "transformers", "accelerate", "av", "numpy", "triton", "fla-core")
 
 
 def describe() -> dict[str, Any]:
     """Date, processor, cores, load and versions."""
+    found = {package: number for package in PACKAGES if (number := version_of(package)) is not None}
     return {
         "date": date.today().isoformat(),
         "cpu": cpu_model(),
@@ -25,8 +26,16 @@ def describe() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": found,
     }
+
+
+def version_of(package: str) -> str | None:
+    """Of what is installed; None where it is not, as in a checkout that is only on the path."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu_model() -> str:
