@@ -51,7 +51,7 @@ def examples(haystack: Path) -> list[Example]:
 @pytest.fixture(scope="module")
 def plan() -> Choosing:
     policy = tiny_policy()
-    return Choosing((Uniform(), Random(3), Learned(policy)), (2, 5), (32, 32), SAMPLING)
+    return Choosing((Uniform(), Random(3), Learned(policy)), (2, 5), SAMPLING)
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +158,14 @@ def test_the_oracle_takes_evidence_first_and_passes_over_spans_without_a_candida
     example = _example("a", (1.0, 1.5), (2.1, 2.2), (8.0, 9.5))  # no candidate lies at 2.1 to 2.2 s
     for seed in range(30):
         for budget in (1, 2, 5, 20):
-            pick = controls.oracle(example, _pool(), budget, np.random.default_rng(seed))
+            pick = controls.oracle(example, _pool().timeline, budget, np.random.default_rng(seed))
             assert pick is not None
             positions = pick.positions.tolist()
             assert len(positions) == budget
             assert positions[0] in (2, 3)
             if budget > 1:
                 assert positions[1] in (16, 17, 18, 19)
-    assert controls.oracle(_example("a"), _pool(), 2, np.random.default_rng(0)) is None
+    assert controls.oracle(_example("a"), _pool().timeline, 2, np.random.default_rng(0)) is None
 
 
 def test_the_oracle_fills_up_at_random() -> None:
@@ -173,7 +173,7 @@ def test_the_oracle_fills_up_at_random() -> None:
     fillers = {
         int(p)
         for seed in range(200)
-        for p in controls.oracle(example, _pool(), 3, np.random.default_rng(seed)).positions[1:]  # type: ignore[union-attr]
+        for p in controls.oracle(example, _pool().timeline, 3, np.random.default_rng(seed)).positions[1:]  # type: ignore[union-attr]
     }
     assert fillers == set(range(20)) - {2}
 
@@ -182,13 +182,15 @@ def test_query_blind_ignores_which_event_is_asked_for() -> None:
     events = [{"start_s": float(i), "end_s": i + 0.5} for i in range(8)]
     hits = np.zeros(8)
     for seed in range(400):
-        pick = controls.query_blind(_example("a", (3.0, 3.5), events=events), _pool(), 2, np.random.default_rng(seed))
+        pick = controls.query_blind(
+            _example("a", (3.0, 3.5), events=events), _pool().timeline, 2, np.random.default_rng(seed)
+        )
         assert pick is not None
         hits[pick.positions // 2] += 1
     assert hits.sum() == 800
     assert hits.min() > 60
     assert hits.max() < 145
-    assert controls.query_blind(_example("a", (3.0, 3.5)), _pool(), 2, np.random.default_rng(0)) is None
+    assert controls.query_blind(_example("a", (3.0, 3.5)), _pool().timeline, 2, np.random.default_rng(0)) is None
 
 
 def test_the_other_question_shares_no_evidence() -> None:

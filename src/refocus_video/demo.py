@@ -15,7 +15,8 @@ import torch
 from refocus_video.config import RunConfig, named_config
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import generate
-from refocus_video.pipeline import Progress, build, evaluate_policy, feature_store, filter_questions, train_policy
+from refocus_video.evaluation import Comparison, Story, default_selectors, run_comparison
+from refocus_video.pipeline import Progress, build, feature_store, filter_questions, train_policy
 from refocus_video.train.snapshot import read_history
 
 SIZES = {"train": 500, "test": 120}
@@ -46,19 +47,15 @@ def run_demo(output: Path, seed: int, overrides: tuple[str, ...], progress: Prog
         filter_questions(paths["train"], output / "filter", config, progress, store=store)
     with timed(timings, "training"):
         trained = train_policy(output / "filter" / "kept.jsonl", output / "train", config, progress, store=store)
-    return evaluate_policy(
-        paths["test"],
-        trained["policy"],
-        output,
-        config,
-        BUDGETS,
-        progress,
+    comparison = Comparison(default_selectors(trained["policy"], config.train.seed), (config.reference,), BUDGETS)
+    story = Story(
+        title="refocus demo",
         history=read_history(output / "train"),
         warnings=trained["warnings"],
         timings=timings,
-        title="refocus demo",
         main_budget=MAIN_BUDGET,
     )
+    return run_comparison([paths["test"]], comparison, output, config, progress, story)["test"]
 
 
 @contextmanager

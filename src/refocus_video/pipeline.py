@@ -6,7 +6,6 @@ not be used.
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,30 +15,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.errors import ConfigError, DataError
-from refocus_video.evaluate.answer import Answering
-from refocus_video.evaluate.choose import Choosing
-from refocus_video.evaluate.metrics import summarise
-from refocus_video.evaluate.report import build_filmstrips, write_report
-from refocus_video.evaluate.run import FILES, evaluate, units
 from refocus_video.files import write_json
-from refocus_video.policy.policy import FramePolicy
-from refocus_video.selectors.learned import Learned
-from refocus_video.selectors.picking import Picking
-from refocus_video.selectors.random import Random
 from refocus_video.selectors.relevance import Relevance
-from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.features import FeatureStore, features_folder, policy_viewer
 from refocus_video.train.filter import smallest_pool
 from refocus_video.train.filtering import measure, summary
 from refocus_video.train.loop import Loop
 from refocus_video.train.setup import load_reference, new_policy, with_policy
 from refocus_video.train.trainer import Trainer
-from refocus_video.train.views import ViewStore, look, weights_digest
+from refocus_video.train.views import ViewStore, look
 from refocus_video.train.warmstart import WarmStart, teacher_viewer
 from refocus_video.types import Example
 
@@ -171,82 +159,6 @@ def _run(trainer: Loop, title: str, progress: Progress, note: Callable[[dict[str
         history = trainer.run(on_step)
     accelerator.end_training()
     return history
-
-
-def evaluate_policy(
-    questions: Path,
-    policy: str,
-    output: Path,
-    config: RunConfig,
-    budgets: tuple[int, ...],
-    progress: Progress,
-    *,
-    history: list[dict[str, Any]] | None = None,
-    warnings: list[str] | None = None,
-    timings: dict[str, float] | None = None,
-    title: str = "Frame selection on held-out videos",
-    main_budget: int | None = None,
-) -> dict[str, Any]:
-    """Run selectors and controls; write ``selections.jsonl``, ``rows.jsonl``, ``results.json`` and ``report.html``.
-
-    ``main_budget`` is the one that the report tells first; the middle one if left out.
-    """
-    if not budgets or min(budgets) < 1:
-        raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(budgets)}")
-    examples = list(with_options(read_examples(questions), "evaluation"))
-    # The policy first: it is small, and a wrong folder is told at once.
-    learned = FramePolicy.from_pretrained(locate(policy, "policy"))
-    answering = Answering(load_reference(config.reference), config.reference.model)
-    side = learned.config.vision.image_size
-    plan = Choosing(
-        selectors=(
-            Uniform(),
-            Random(config.train.seed),
-            Learned(learned),
-            Learned(learned, Picking(temperature=1.0, seed=config.train.seed), "policy-sampled"),
-        ),
-        budgets=budgets,
-        image_size=(side, side),
-        sampling=config.sampling,
-        seed=config.train.seed,
-    )
-    settings = {
-        "policy": policy,
-        "questions": str(questions),
-        **config.model_dump(mode="json"),
-        "fingerprints": {"policy": weights_digest(learned.state_dict()), "questions": fingerprint(examples)},
-    }
-    begun = time.perf_counter()
-    with progress("evaluating", units(examples, 1)) as advance:
-        rows = evaluate(examples, [answering], plan, output, settings, advance)
-    seconds = round(time.perf_counter() - begun, 1)
-    reasons = {row["video"]: row["error"] for row in rows if row["error"]}
-    if all(row["error"] for row in rows):
-        for name in FILES:  # or running again would not look at the videos again
-            (output / name).unlink()
-        raise none_usable(reasons)
-    results = {
-        "rows": summarise(rows),
-        "settings": settings,
-        "timings": {**(timings or {}), "evaluation": seconds},
-        "failures": [
-            {"video": video, "reason": reason, "questions": sum(e.video == video for e in examples)}
-            for video, reason in reasons.items()
-        ],
-    }
-    write_json(output / "results.json", results)
-    write_report(
-        output,
-        title=title,
-        results=results,
-        rows=rows,
-        history=history or [],
-        warnings=warnings or [],
-        filmstrips=build_filmstrips(rows, main_budget),
-        settings=settings,
-        budget=main_budget,
-    )
-    return results
 
 
 def feature_store(config: RunConfig, folder: Path | None = None, device: str = "cpu") -> FeatureStore:

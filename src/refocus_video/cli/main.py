@@ -8,11 +8,12 @@ import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
 from refocus_video.cli.data import app as data
+from refocus_video.cli.eval import eval_, print_results
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
 from refocus_video.cli.warm_start import warm_start
-from refocus_video.errors import CheckpointError, DataError, RefocusError
+from refocus_video.errors import CheckpointError, RefocusError
 
 app = typer.Typer(
     name="refocus",
@@ -30,6 +31,7 @@ haystack = typer.Typer(
 )
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
+app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")
@@ -268,33 +270,6 @@ def train(
         warn_failures(numbers["failures"])
 
 
-@app.command("eval", short_help="Compare the policy with other ways of picking.")
-def eval_(
-    questions: Questions,
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
-    output: Annotated[Path, typer.Option(help="Folder for rows.jsonl, results.json and report.html.")] = Path(
-        "runs/eval"
-    ),
-    budgets: Annotated[str, typer.Option(help="Budgets, comma-separated.")] = "1,2,4,8",
-    config: ConfigName = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare the policy with uniform, random, query-blind, wrong-question and oracle picks."""
-    from refocus_video.pipeline import evaluate_policy
-
-    try:
-        numbers_of_frames = tuple(int(part) for part in budgets.split(","))
-    except ValueError:
-        raise DataError(f"--budgets takes whole numbers separated by commas, found {budgets!r}") from None
-    found = load_config(config, overrides)
-    results = evaluate_policy(questions, policy, output, found, numbers_of_frames, progress)
-    if as_json:
-        print_json(results)
-    else:
-        print_results(results)
-
-
 @app.command(short_help="The whole job on a laptop, to a report.")
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
@@ -342,27 +317,3 @@ def env(as_json: AsJson = False) -> None:
     from refocus_video.cli.env import run_env
 
     run_env(as_json)
-
-
-def print_results(results: dict[str, Any]) -> None:
-    """Accuracy and evidence recall, one table a question type, one column a budget."""
-    rows = results["rows"]
-    budgets = sorted({row["budget"] for row in rows})
-    for kind in dict.fromkeys(row["question_type"] for row in rows):
-        of_kind = {(row["selector"], row["budget"]): row for row in rows if row["question_type"] == kind}
-        count = max(row["n"] for row in of_kind.values())
-        print_table(
-            f"{kind} questions ({count}): accuracy / evidence recall",
-            ["frames picked by", *(f"{budget} frame{'s' * (budget > 1)}" for budget in budgets)],
-            [
-                [selector, *(_cell(of_kind.get((selector, budget))) for budget in budgets)]
-                for selector in dict.fromkeys(selector for selector, _ in of_kind)
-            ],
-        )
-    warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
-
-
-def _cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")

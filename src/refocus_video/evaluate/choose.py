@@ -16,8 +16,9 @@ from refocus_video.errors import RefocusError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.journal import Journal
 from refocus_video.selectors.base import Pick, Selector, question_rng, to_selection
-from refocus_video.types import Candidates, Example
-from refocus_video.video.candidates import load_candidates
+from refocus_video.types import Example, Timeline
+from refocus_video.video.candidates import candidate_timeline
+from refocus_video.video.reader import VideoReader
 
 Key = tuple[str, str, int]
 """What is chosen once: question, selector, budget."""
@@ -29,8 +30,6 @@ class Choosing:
 
     selectors: tuple[Selector, ...]
     budgets: tuple[int, ...]
-    image_size: tuple[int, int]
-    """At which the selectors look at frames."""
     sampling: SamplingConfig
     wrong_question_of: str | None = "policy"
     """The selector to which the wrong question is put; no such control if it is not among ``selectors``."""
@@ -78,7 +77,8 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[C
     chosen: dict[Key, Chosen] = {}
     reason = ""
     try:
-        candidates = load_candidates(video, plan.image_size, plan.sampling)
+        with VideoReader(video) as reader:
+            candidates = candidate_timeline(reader, plan.sampling)
         reason = f"the video gives only {len(candidates)} candidate frames"
         # A video that is too short for one budget still counts for the smaller ones.
         fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
@@ -92,7 +92,7 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[C
 
 
 def _picks(
-    examples: Sequence[Example], candidates: Candidates, plan: Choosing
+    examples: Sequence[Example], candidates: Timeline, plan: Choosing
 ) -> Iterator[tuple[Example, str, int, Pick, float]]:
     """Everything that is picked from one video, each with the seconds that it took; looking at the video is shared out."""
     questions = [example.question for example in examples]
@@ -121,7 +121,7 @@ def _picks(
 
 
 def _chosen(
-    example: Example, selector: str, budget: int, pick: Pick, candidates: Candidates, pool: str, seconds: float
+    example: Example, selector: str, budget: int, pick: Pick, candidates: Timeline, pool: str, seconds: float
 ) -> Chosen:
     selection = to_selection(pick, candidates, example.question, selector)
     scores = selection.probabilities

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from refocus_video.selectors.base import OpenVideo, Pick
-from refocus_video.types import Candidates, Example, IntArray, Span
+from refocus_video.types import Example, IntArray, Span, Timeline
 
 
 def inside(times: Sequence[float], span: Span) -> IntArray:
@@ -27,21 +27,21 @@ def fill(chosen: list[int], num_candidates: int, budget: int, rng: np.random.Gen
     return np.array([*first, *rng.choice(others, budget - len(first), replace=False)], dtype=np.int64)
 
 
-def one_frame_of_each(spans: Sequence[Span], candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick:
+def one_frame_of_each(spans: Sequence[Span], candidates: Timeline, budget: int, rng: np.random.Generator) -> Pick:
     """A random candidate from each span, in the given order; spans without a candidate are passed over."""
     pools = [inside(candidates.times.tolist(), span) for span in spans]
     chosen = [int(rng.choice(pool)) for pool in pools if len(pool)]
     return Pick(fill(chosen, len(candidates), budget, rng))
 
 
-def oracle(example: Example, candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick | None:
+def oracle(example: Example, candidates: Timeline, budget: int, rng: np.random.Generator) -> Pick | None:
     """Frames of the evidence first; None when no evidence is known."""
     if not example.evidence:
         return None
     return one_frame_of_each(example.evidence, candidates, budget, rng)
 
 
-def query_blind(example: Example, candidates: Candidates, budget: int, rng: np.random.Generator) -> Pick | None:
+def query_blind(example: Example, candidates: Timeline, budget: int, rng: np.random.Generator) -> Pick | None:
     """Frames of random events; None when the events are not known."""
     events = example.metadata.get("events")
     if not events:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refocus_video.data.evidence import by_video
+from refocus_video.data.selections import Chosen, check_same_pools
 from refocus_video.errors import ConfigError
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing, choose
@@ -27,13 +28,18 @@ def evaluate(
     output: Path,
     settings: dict[str, Any],
     progress: Callable[[], None] = lambda: None,
+    *,
+    given: Sequence[Chosen] = (),
 ) -> list[dict[str, Any]]:
     """Write ``output/selections.jsonl`` and ``output/rows.jsonl``, and return the rows of the latter.
+
+    ``given`` are choices made before, to be answered as well.
 
     ``progress`` is called once a video for the choosing and once for each answering model: see :func:`units`.
 
     Raises:
         ConfigError: if ``output`` holds rows of other settings.
+        DataError: if choices of one video were made from different candidates.
     """
     described = {
         "settings": settings,
@@ -42,7 +48,8 @@ def evaluate(
         "models": [model.name for model in answering],
     }
     check_settings(output, described)
-    chosen = choose(examples, plan, output / FILES[1], progress)
+    chosen = [*choose(examples, plan, output / FILES[1], progress), *given]
+    check_same_pools(chosen)
     return [row for model in answering for row in answer(chosen, examples, model, output / FILES[2], progress)]
 
 

@@ -50,8 +50,12 @@ class Selector(Protocol):
         """How it is called in results."""
         ...
 
-    def open(self, candidates: Candidates) -> OpenVideo:
-        """Look at a video once."""
+    def open(self, candidates: Candidates | Timeline) -> OpenVideo:
+        """Look at a video once; of a :class:`Timeline` a selector reads the pictures that it needs, at the size that it needs.
+
+        Raises:
+            VideoError: if they cannot be read.
+        """
         ...
 
 

@@ -24,12 +24,14 @@ from refocus_video.selectors.stream import (
     OnProgress,
     extend_with,
     group_size,
+    index_frames,
     index_video,
     no_progress,
     split,
 )
 from refocus_video.types import Candidates, FloatArray, Question, Selection, Timeline
 from refocus_video.video.candidates import load_candidates
+from refocus_video.video.reader import VideoReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,19 @@ class Learned:
     step: Step | None = None
     """As in ``pick_frames``."""
 
-    def open(self, candidates: Candidates) -> "OpenLearned":
-        """Encode and index the video: everything that does not depend on a question."""
-        groups = split(candidates.frames, group_size(self.policy))
-        index = extend_with(self.policy, self.policy.start_index(), groups, len(candidates.frames))
+    def open(self, candidates: Candidates | Timeline) -> "OpenLearned":
+        """Encode and index the video: everything that does not depend on a question.
+
+        Raises:
+            VideoError: if the frames of a timeline cannot be read.
+        """
+        start = self.policy.start_index()
+        if isinstance(candidates, Timeline):
+            with VideoReader(candidates.video) as reader:
+                index = index_frames(self.policy, start, reader, candidates.frame_indices)
+        else:
+            groups = split(candidates.frames, group_size(self.policy))
+            index = extend_with(self.policy, start, groups, len(candidates.frames))
         return OpenLearned(self, candidates.video, index, candidates.times)
 
 

@@ -17,7 +17,7 @@ from refocus_video.selectors.base import OpenVideo, Pick, Selector
 from refocus_video.selectors.ranking import cleaned, spread_between
 from refocus_video.selectors.scored import OpenScorer, Scorer
 from refocus_video.selectors.uniform import uniform_u2
-from refocus_video.types import Candidates, FloatArray, IntArray, Question
+from refocus_video.types import Candidates, FloatArray, IntArray, Question, Timeline
 
 
 def covered(picks: IntArray, num_candidates: int, stretches: int) -> IntArray:
@@ -62,7 +62,7 @@ class Mixed:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or f"mixed({self.selector.name})")
 
-    def open(self, candidates: Candidates) -> "OpenMixed":
+    def open(self, candidates: Candidates | Timeline) -> "OpenMixed":
         """Let the other selector look at the video."""
         return OpenMixed(self, len(candidates), self.selector.open(candidates))
 
@@ -97,7 +97,7 @@ class Covered:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or f"covered({self.selector.name})")
 
-    def open(self, candidates: Candidates) -> "OpenCovered":
+    def open(self, candidates: Candidates | Timeline) -> "OpenCovered":
         """Let the other selector look at the video."""
         return OpenCovered(self, len(candidates), self.selector.open(candidates))
 
@@ -136,7 +136,7 @@ class Gate:
         if self.flat > 0 and self.scorer is None:
             raise ConfigError(f"a gate at flat relevance ({self.flat:g}) needs scores; name an image–text model")
 
-    def open(self, candidates: Candidates) -> "OpenGate":
+    def open(self, candidates: Candidates | Timeline) -> "OpenGate":
         """Let the other selector look at the video, unless it is short."""
         lasting = float(candidates.times[-1] - candidates.times[0])
         if len(candidates) <= self.max_uniform or lasting <= self.max_uniform_s:

@@ -1,0 +1,110 @@
+"""``refocus eval``: selectors × answering models × budgets × question files, as tables and a report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refocus_video.cli.console import print_json, print_table, progress, warn_failures
+from refocus_video.cli.options import AsJson, ConfigName, Overrides, load_config
+from refocus_video.errors import DataError
+
+
+def eval_(
+    questions: Annotated[
+        list[Path],
+        typer.Argument(metavar="QUESTIONS...", help="JSONL files of questions, one object a line.", show_default=False),
+    ],
+    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME,KEY=VALUE…",
+            help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
+            "policy, most probable and sampled, if left out.",
+        ),
+    ] = None,
+    selections: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Frames picked before: a selection file. Repeatable.")
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME,KEY=VALUE…", help="Who answers; repeatable. The configuration's reference if left out."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder for selections.jsonl, rows.jsonl, results.json and report.html.")
+    ] = Path("runs/eval"),
+    budgets: Annotated[str, typer.Option(help="Budgets, comma-separated.")] = "1,2,4,8",
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Oracle, query-blind and wrong-question picks as well.")
+    ] = True,
+    baseline: Annotated[str, typer.Option(help="The selector that gains are measured against.")] = "uniform",
+    config: ConfigName = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare ways of picking frames by what answering models make of them.
+
+    Running the same command again goes on where it stopped. `refocus selectors` lists the names.
+    """
+    try:
+        numbers_of_frames = tuple(int(part) for part in budgets.split(","))
+    except ValueError:
+        raise DataError(f"--budgets takes whole numbers separated by commas, found {budgets!r}") from None
+    from refocus_video.config import ReferenceConfig
+    from refocus_video.evaluation import POLICY, Comparison, Spec, default_selectors, run_comparison
+
+    found = load_config(config, overrides)
+    specs = [Spec.parse(text) for text in selector or ()]
+    specs = [
+        Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs
+    ] or list(() if selections else default_selectors(policy, found.train.seed))
+    models = [
+        ReferenceConfig.parse(
+            found.reference.model_dump() | {"model": spec.name} | spec.settings, f"--model {spec.name}"
+        )
+        for spec in map(Spec.parse, model or ())
+    ]
+    comparison = Comparison(
+        selectors=tuple(specs),
+        models=tuple(models) or (found.reference,),
+        budgets=numbers_of_frames,
+        selections=tuple(selections or ()),
+        controls=controls,
+        baseline=baseline,
+    )
+    results = run_comparison(questions, comparison, output, found, progress)
+    if as_json:
+        print_json(next(iter(results.values())) if len(results) == 1 else results)
+        return
+    for of_file in results.values():
+        print_results(of_file)
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Accuracy and evidence recall, one table a model and question type, one column a budget."""
+    models = list(dict.fromkeys(row["model"] for row in results["rows"]))
+    for name in models:
+        rows = [row for row in results["rows"] if row["model"] == name]
+        budgets = sorted({row["budget"] for row in rows})
+        for kind in dict.fromkeys(row["question_type"] for row in rows):
+            of_kind = {(row["selector"], row["budget"]): row for row in rows if row["question_type"] == kind}
+            count = max(row["n"] for row in of_kind.values())
+            whose = f", {name}" if len(models) > 1 else ""
+            print_table(
+                f"{kind} questions ({count}){whose}: accuracy / evidence recall",
+                ["frames picked by", *(f"{budget} frame{'s' * (budget > 1)}" for budget in budgets)],
+                [
+                    [selector, *(_cell(of_kind.get((selector, budget))) for budget in budgets)]
+                    for selector in dict.fromkeys(selector for selector, _ in of_kind)
+                ],
+            )
+    warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")

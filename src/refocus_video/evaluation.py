@@ -1,0 +1,273 @@
+"""Selectors × answering models × budgets × question files, from files to results: what `refocus eval` and the demo run.
+
+Every folder it writes says what it is of (``evaluation.json``), holds one row for every question, selector, budget and model
+(``rows.jsonl``), the frames behind them (``selections.jsonl``), and what they amount to (``results.json``, ``report.html``).
+Several question files get a folder each below ``output``.
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from refocus_video.assets import locate
+from refocus_video.config import ReferenceConfig, RunConfig
+from refocus_video.data.examples import fingerprint, read_examples
+from refocus_video.data.selections import Chosen, check_same_pools, read_selections
+from refocus_video.errors import ConfigError, DataError
+from refocus_video.evaluate.answer import Answering
+from refocus_video.evaluate.choose import Choosing
+from refocus_video.evaluate.metrics import BASELINE, summarise
+from refocus_video.evaluate.report import build_filmstrips, write_report
+from refocus_video.evaluate.run import FILES, evaluate, units
+from refocus_video.files import write_json
+from refocus_video.pipeline import Progress, none_usable
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.selectors.base import Selector
+from refocus_video.selectors.known import Parts, make_selector
+from refocus_video.selectors.relevance import Relevance
+from refocus_video.train.setup import load_reference
+from refocus_video.train.views import weights_digest
+from refocus_video.types import Example
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A part by name with settings, written ``name,key=value,key=value`` on the command line."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Read the written form; values are YAML.
+
+        Raises:
+            ConfigError: if it is not of that form.
+        """
+        name, *pairs = re.split(r",(?![^\[{]*[\]}])", text)  # commas inside brackets belong to a value
+        settings = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not (name and key and equals):
+                raise ConfigError(f"expected name,key=value,key=value, found {text!r}")
+            try:
+                settings[key] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise ConfigError(f"{text!r}: {value!r} is not readable as YAML") from None
+        return cls(name, settings)
+
+    def __str__(self) -> str:
+        return ",".join([self.name, *(f"{key}={value}" for key, value in self.settings.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared."""
+
+    selectors: tuple[Spec, ...]
+    models: tuple[ReferenceConfig, ...]
+    budgets: tuple[int, ...]
+    selections: tuple[Path, ...] = ()
+    """Selection files made before, by us or by others, beside or in place of selectors."""
+    controls: bool = True
+    """Whether the oracle, the query-blind and the wrong-question control run as well."""
+    baseline: str = BASELINE
+
+    def __post_init__(self) -> None:
+        if not self.budgets or min(self.budgets) < 1:
+            raise ConfigError(f"budgets must be whole numbers of at least 1, found {list(self.budgets)}")
+        if not self.selectors and not self.selections:
+            raise ConfigError("nothing to compare: name a selector or a selection file")
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What a report tells besides the evaluation."""
+
+    title: str = "Frame selection on held-out videos"
+    history: Sequence[Row] = ()
+    """Of the training's ``metrics.jsonl``."""
+    warnings: Sequence[str] = ()
+    """That training gave."""
+    timings: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of what came before."""
+    main_budget: int | None = None
+    """The budget told first; the middle one if None."""
+
+
+POLICY = "policy"
+
+
+def default_selectors(policy: str, seed: int) -> tuple[Spec, ...]:
+    """The policy, most probable and sampled, against even spacing and chance."""
+    return (
+        Spec("uniform"),
+        Spec("random", {"seed": seed}),
+        Spec(POLICY, {"policy": policy}),
+        Spec(POLICY, {"policy": policy, "name": "policy-sampled", "picking": {"temperature": 1.0, "seed": seed}}),
+    )
+
+
+def run_comparison(
+    questions: Sequence[Path],
+    comparison: Comparison,
+    output: Path,
+    config: RunConfig,
+    progress: Progress,
+    story: Story = Story(),
+) -> dict[str, dict[str, Any]]:
+    """Run everything that is not yet in ``output``; returns ``results.json`` of each question file by its name."""
+    files = {path.stem: path for path in questions}
+    if len(files) < len(questions):
+        raise DataError(f"question files need different names, found {[str(path) for path in questions]}")
+    examples = {name: read_examples(path) for name, path in files.items()}
+    selectors, digests = _selectors(comparison.selectors)
+    answering = [(model_name(model), load_reference(model)) for model in comparison.models]
+    if len({name for name, _ in answering}) < len(answering):
+        raise ConfigError(f"answering models need different names, found {[name for name, _ in answering]}")
+    results: dict[str, dict[str, Any]] = {}
+    for name, group in examples.items():
+        results[name] = _one_file(
+            name,
+            group,
+            selectors,
+            [Answering(model, called, name) for called, model in answering],
+            comparison,
+            output if len(files) == 1 else output / name,
+            config,
+            digests | {"questions": fingerprint(group)},
+            progress,
+            story,
+        )
+    return results
+
+
+def model_name(config: ReferenceConfig) -> str:
+    """How an answering model is called in results: the last part of its id or folder."""
+    return config.model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _selectors(specs: Sequence[Spec]) -> tuple[list[Selector], dict[str, str]]:
+    """The selectors, and digests of the weights of the policies among them.
+
+    Two settings name what several selectors may share: ``policy`` a folder or hub id with one, ``relevance`` that of an
+    image–text model.
+    """
+    policies: dict[str, FramePolicy] = {}
+    scorers: dict[str, Any] = {}
+    made: list[Selector] = []
+    for spec in specs:
+        settings = dict(spec.settings)
+        policy, relevance = settings.pop("policy", None), settings.pop("relevance", None)
+        if policy is not None and policy not in policies:
+            policies[policy] = FramePolicy.from_pretrained(locate(str(policy), "policy"))
+        if relevance is not None and relevance not in scorers:
+            scorers[relevance] = Relevance.from_pretrained(str(relevance))
+        parts = Parts(scorer=scorers.get(relevance), policy=policies.get(policy))
+        made.append(make_selector(spec.name, parts, **settings))
+    names = [selector.name for selector in made]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"selectors need different names, found {', '.join(names)}; give one of them name=…")
+    return made, {source: weights_digest(policy.state_dict()) for source, policy in policies.items()}
+
+
+def _one_file(
+    name: str,
+    examples: list[Example],
+    selectors: Sequence[Selector],
+    answering: Sequence[Answering],
+    comparison: Comparison,
+    output: Path,
+    config: RunConfig,
+    fingerprints: dict[str, str],
+    progress: Progress,
+    story: Story,
+) -> dict[str, Any]:
+    plan = Choosing(
+        selectors=tuple(selectors),
+        budgets=comparison.budgets,
+        sampling=config.sampling,
+        ideals=("query-blind", "oracle") if comparison.controls else (),
+        wrong_question_of=POLICY if comparison.controls else None,
+        seed=config.train.seed,
+    )
+    given = [row for path in comparison.selections for row in _given(path, examples, comparison.budgets)]
+    settings = {
+        "sampling": config.sampling.model_dump(mode="json"),
+        "seed": config.train.seed,
+        "selectors": [str(spec) for spec in comparison.selectors],
+        "selections": [str(path) for path in comparison.selections],
+        "models": [model.model_dump(mode="json") for model in comparison.models],
+        "fingerprints": fingerprints,
+    }
+    begun = time.perf_counter()
+    with progress(f"evaluating {name}", units(examples, len(answering))) as advance:
+        rows = evaluate(examples, answering, plan, output, settings, advance, given=given)
+    reasons = {row["video"]: row["error"] for row in rows if row["error"]}
+    if all(row["error"] for row in rows):
+        for file in FILES:  # or running again would not look at the videos again
+            (output / file).unlink()
+        raise none_usable(reasons)
+    results = {
+        "dataset": name,
+        "rows": [
+            {"dataset": name, "model": model.name} | line
+            for model in answering
+            for line in summarise([row for row in rows if row["model"] == model.name], baseline=comparison.baseline)
+        ],
+        "settings": settings,
+        "timings": {**story.timings, "evaluation": round(time.perf_counter() - begun, 1)},
+        "failures": [
+            {"video": video, "reason": reason, "questions": sum(e.video == video for e in examples)}
+            for video, reason in reasons.items()
+        ],
+    }
+    write_json(output / "results.json", results)
+    if len(answering) == 1 and {POLICY, "uniform"} <= set(plan.names):
+        write_report(
+            output,
+            title=story.title,
+            results=results,
+            rows=rows,
+            history=story.history,
+            warnings=story.warnings,
+            filmstrips=build_filmstrips(rows, story.main_budget),
+            settings=settings,
+            budget=story.main_budget,
+        )
+    return results
+
+
+def _given(path: Path, examples: Sequence[Example], budgets: Sequence[int]) -> list[Chosen]:
+    """The rows of a selection file for these questions and budgets; what it lacks is in the table as a failure."""
+    found = [row for row in read_selections(path).rows if row.budget in budgets]
+    check_same_pools(found)
+    known = {(row.id, row.selector, row.budget): row for row in found}
+    names = dict.fromkeys(row.selector for row in found)
+    if not any(row.id == example.id for row in found for example in examples):
+        raise DataError(f"{path} has no selection of {list(budgets)} frames for any of the {len(examples)} questions")
+    return [
+        known.get((example.id, name, budget)) or _missing(example, name, budget, path)
+        for name in names
+        for budget in budgets
+        for example in examples
+    ]
+
+
+def _missing(example: Example, selector: str, budget: int, path: Path) -> Chosen:
+    return Chosen(
+        id=example.id,
+        video=example.video,
+        question=example.question.text,
+        selector=selector,
+        budget=budget,
+        frame_indices=[],
+        error=f"{path.name} has no row for this question",
+    )
