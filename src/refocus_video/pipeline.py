@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples

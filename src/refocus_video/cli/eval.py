@@ -13,13 +13,13 @@ from refocus_video.errors import DataError
 def eval_(
     questions: Annotated[
         list[Path],
-        typer.Argument(metavar="QUESTIONS...", help="JSONL files of questions, one object a line.", show_default=False),
+        typer.Argument(metavar="QUESTIONS", help="JSONL files of questions, one object a line.", show_default=False),
     ],
     policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
     selector: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME,KEY=VALUE…",
+            metavar="NAME,KEY=VALUE",
             help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
             "policy, most probable and sampled, if left out.",
         ),
@@ -30,7 +30,7 @@ def eval_(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME,KEY=VALUE…", help="Who answers; repeatable. The configuration's reference if left out."
+            metavar="NAME,KEY=VALUE", help="Who answers; repeatable. The configuration's reference if left out."
         ),
     ] = None,
     output: Annotated[
@@ -108,3 +108,17 @@ def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "–"
     return f"{row['accuracy']:.2f} / " + ("–" if row["recall"] is None else f"{row['recall']:.2f}")
+
+
+def selectors(as_json: AsJson = False) -> None:
+    """List the ways of picking frames that `refocus eval --selector` takes, with what they need."""
+    from refocus_video.selectors.known import described
+
+    found = described()
+    if as_json:
+        print_json(found)
+        return
+    width = max(len(row["name"]) for row in found)
+    for row in found:
+        settings = f"\n{'':{width}}    {', '.join(row['settings'])}" if row["settings"] else ""
+        typer.echo(f"{row['name']:{width}}  {row['meaning']}{settings}")

@@ -8,7 +8,7 @@ import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
 from refocus_video.cli.data import app as data
-from refocus_video.cli.eval import eval_, print_results
+from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
@@ -32,6 +32,7 @@ haystack = typer.Typer(
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
+app.command("selectors", short_help="List the ways of picking frames.")(selectors)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")

@@ -56,7 +56,7 @@ def adaq(
 
 @dataclass(frozen=True, kw_only=True)
 class AdaQ(Scored):
-    """A draw with an adaptive temperature."""
+    """AdaQ: a draw whose temperature follows the relevance (arXiv 2606.24187)."""
 
     name: str = "adaq"
     gamma: Annotated[float, Field(gt=0)] = 0.5

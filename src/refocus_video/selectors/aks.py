@@ -71,7 +71,7 @@ def aks(scores: FloatArray, budget: int, t1: float = 0.8, t2: float = -100.0, de
 
 @dataclass(frozen=True, kw_only=True)
 class Aks(Scored):
-    """Splitting and judging."""
+    """AKS: adaptive sampling by splitting and judging (arXiv 2502.21271)."""
 
     name: str = "aks"
     t1: float = 0.8

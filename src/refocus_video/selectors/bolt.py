@@ -46,7 +46,7 @@ def bolt(scores: FloatArray, budget: int, alpha: float = 3.0, grid: Grid = "midp
 
 @dataclass(frozen=True, kw_only=True)
 class Bolt(Scored):
-    """Inverse-transform sampling."""
+    """BOLT: inverse-transform sampling from the relevance (arXiv 2503.21483)."""
 
     name: str = "bolt"
     alpha: Annotated[float, Field(gt=0)] = 3.0

@@ -28,7 +28,7 @@ def gumbel_top_k(logits: FloatArray, budget: int, rng: np.random.Generator, temp
 
 @dataclass(frozen=True, kw_only=True)
 class QFrame(Scored):
-    """A draw from the softmax of the logits."""
+    """Q-Frame: a draw from the softmax of the logits (arXiv 2506.22139)."""
 
     name: str = "qframe"
     temperature: Annotated[float, Field(gt=0)] = 0.8

@@ -82,7 +82,7 @@ def _moved(picks: IntArray, relevance: FloatArray, features: Features, gamma: fl
 
 @dataclass(frozen=True, kw_only=True)
 class Kfc(Scored):
-    """Relevant pairs of unlike frames."""
+    """KFC of Nar-KFC: relevant frames, each pair unlike (arXiv 2505.24158)."""
 
     name: str = "kfc"
     gamma: Annotated[float, Field(gt=0)] = 1.0

@@ -114,3 +114,15 @@ def _inner(name: str, parts: Parts, settings: dict[str, Any]) -> Selector:
     values = {"name": inner} if isinstance(inner, str) else inner
     config = SelectorConfig.parse(values, f"selector {name!r}, setting 'selector'")
     return make_selector(config.name, parts, **config.settings)
+
+
+def described() -> list[dict[str, Any]]:
+    """Name, first sentence and settings of every selector; what another package adds is named by its own docstring."""
+    rows = []
+    for name in SELECTORS.names:
+        factory = SELECTORS.load(name)
+        parameters = [key for key in inspect.signature(factory).parameters if key != "name"]
+        shared = [{"scorer": "relevance"}.get(key, key) for key in parameters]
+        meaning = (inspect.getdoc(factory) or "").split("\n")[0]
+        rows.append({"name": name, "meaning": meaning, "settings": shared})
+    return rows

@@ -36,7 +36,10 @@ from refocus_video.video.reader import VideoReader
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Frames picked by the policy, one after another: the most probable each time, or as :class:`Picking` says."""
+    """The learned policy: frames picked one after another.
+
+    The most probable each time, or as :class:`Picking` says.
+    """
 
     policy: FramePolicy
     picking: Picking = field(default_factory=Picking)

@@ -82,7 +82,7 @@ def max_volume(features: Features, budget: int, rank: int = 8, pool: int = 256) 
 
 @dataclass(frozen=True, kw_only=True)
 class MaxInfo(Scored):
-    """The frames that span the most, whatever the question."""
+    """MaxInfo: the frames that span the most, whatever is asked (arXiv 2502.03183)."""
 
     name: str = "maxinfo"
     rank: Annotated[int, Field(ge=1)] = 8

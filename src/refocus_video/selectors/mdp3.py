@@ -144,7 +144,7 @@ def _trace(history: list[tuple[IntArray, IntArray, IntArray]], count: int) -> In
 
 @dataclass(frozen=True, kw_only=True)
 class Mdp3(Scored):
-    """Relevant and different frames."""
+    """mDP3: relevant and different frames, by determinants (arXiv 2501.02885)."""
 
     name: str = "mdp3"
     weight: Annotated[float, Field(gt=0)] = 0.2

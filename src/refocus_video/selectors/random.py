@@ -10,7 +10,7 @@ from refocus_video.types import Candidates, Question, Timeline
 
 @dataclass(frozen=True, slots=True)
 class Random:
-    """Other frames for every question, the same ones for the same seed."""
+    """Frames drawn at random: others for every question, the same for the same seed."""
 
     seed: int = 0
     name: str = "random"

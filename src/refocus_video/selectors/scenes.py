@@ -66,7 +66,7 @@ def detected_cuts(video: str, threshold: float) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """The same frames for every question: middles of scenes."""
+    """The middles of scenes (PySceneDetect), whatever is asked."""
 
     threshold: Annotated[float, Field(gt=0)] = 27.0
     """Mean change of hue, saturation and brightness that makes a cut; PySceneDetect's own default."""

@@ -54,7 +54,7 @@ def slice_mass(scores: FloatArray, budget: int) -> IntArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Slice(Scored):
-    """Equal shares of the relevance."""
+    """SLICE: the best frame of each equal share of the relevance."""
 
     name: str = "slice"
 

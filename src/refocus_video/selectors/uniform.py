@@ -59,7 +59,7 @@ def uniform_u4(num_candidates: int, budget: int) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """The same frames for every question: U2."""
+    """The middle of each of K equal stretches (U2), whatever is asked."""
 
     name: str = "uniform"
 
@@ -74,7 +74,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class UniformU1(Uniform):
-    """Both ends included."""
+    """Evenly from the first candidate to the last, cut to whole numbers."""
 
     name: str = "uniform-u1"
 
@@ -85,7 +85,7 @@ class UniformU1(Uniform):
 
 @dataclass(frozen=True, slots=True)
 class UniformU3(Uniform):
-    """A fixed rate first."""
+    """Evenly among the candidates at a fixed rate."""
 
     name: str = "uniform-u3"
     fps: Annotated[float, Field(gt=0)] = 1.0
@@ -97,7 +97,7 @@ class UniformU3(Uniform):
 
 @dataclass(frozen=True, slots=True)
 class UniformU4(Uniform):
-    """Both ends included, and rounded."""
+    """Evenly from the first candidate to the last, rounded."""
 
     name: str = "uniform-u4"
 
