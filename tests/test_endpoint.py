@@ -18,7 +18,9 @@ import torch
 from PIL import Image
 
 from chat_server import Body, ChatServer, Fault, completion, serving
+from refocus_video.cli.main import app
 from refocus_video.config import EndpointConfig, ReferenceConfig, RunConfig
+from refocus_video.data.examples import read_examples, write_examples
 from refocus_video.errors import ConfigError, ReferenceModelError
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.endpoint.cache import ReplyCache, request_key
@@ -483,3 +485,41 @@ def test_the_protocol_of_the_test_server_is_that_of_the_api() -> None:
     with serving(lambda _: completion([("A", -0.1)])) as server:
         reply = httpx2.post(f"{server.url}/chat/completions", json={"model": "m", "messages": []})
     assert Reply.parse(reply.json()) == Reply((("A", -0.1),), 100, 1)
+
+
+def test_an_evaluation_at_an_endpoint_costs_nothing_the_second_time(
+    haystack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refocus_video.evaluation.write_report", lambda *_, **__: None)  # plots take their time
+
+    def answer(body: Body) -> Body:
+        pictures = sum(part["type"] == "image_url" for part in body["messages"][0]["content"])
+        return completion([("A", -1.0), ("B", -0.9 - 0.1 * pictures), ("C", -2.0), ("D", -3.0)], prompt_tokens=50)
+
+    questions = tmp_path / "questions.jsonl"
+    write_examples(questions, read_examples(haystack / "validation.jsonl")[:3])
+    with serving(answer) as server:
+        settings = [f"reference.endpoint.url={server.url}", "reference.endpoint.image_size=[32, 32]"]
+        settings += ["reference.endpoint.price_per_million_in=1000", f"reference.endpoint.cache={tmp_path / 'cache'}"]
+        overrides = [word for text in ("reference.answer_mode=letters", *settings) for word in ("--set", text)]
+
+        def run(output: str) -> tuple[Any, list[str]]:
+            words = ["eval", str(questions), "--budgets", "2", "--config", "haystack", *overrides]
+            app([*words, "--output", str(tmp_path / output)], standalone_mode=False)
+            results = json.loads((tmp_path / output / "results.json").read_text(encoding="utf-8"))
+            return results, capsys.readouterr().err.splitlines()
+
+        first, told = run("first")
+        (used,) = first["usage"]
+        asked = len(server.bodies)
+        assert used["requests"] == asked > 8
+        assert used["prompt_tokens"] == 50 * asked
+        assert told[-1] == (
+            f"haystack-tiny at {server.url}: {asked} requests (0 from the cache), {50 * asked} tokens in, {asked} out, "
+            f"cost {0.05 * asked:.2f}"
+        )
+        second, told = run("second")
+        assert len(server.bodies) == asked
+        assert second["rows"] == first["rows"]
+        assert second["usage"][0]["cost"] == 0
+        assert f"{asked} requests ({asked} from the cache), 0 tokens in, 0 out" in told[-1]

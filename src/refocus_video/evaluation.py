@@ -30,7 +30,7 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.selectors.base import Selector
 from refocus_video.selectors.known import Parts, make_selector
 from refocus_video.selectors.relevance import Relevance
-from refocus_video.train.setup import load_reference
+from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import weights_digest
 from refocus_video.types import Example
 
@@ -228,6 +228,7 @@ def _one_file(
             {"video": video, "reason": reason, "questions": sum(e.video == video for e in examples)}
             for video, reason in reasons.items()
         ],
+        "usage": [row for model in answering for row in usage_of(model.model)],
     }
     write_json(output / "results.json", results)
     if len(answering) == 1 and {POLICY, "uniform"} <= set(plan.names):

@@ -26,7 +26,7 @@ from refocus_video.train.features import FeatureStore, features_folder, policy_v
 from refocus_video.train.filter import smallest_pool
 from refocus_video.train.filtering import measure, summary
 from refocus_video.train.loop import Loop
-from refocus_video.train.setup import load_reference, new_policy, with_policy
+from refocus_video.train.setup import load_reference, new_policy, usage_of, with_policy
 from refocus_video.train.trainer import Trainer
 from refocus_video.train.views import ViewStore, look
 from refocus_video.train.warmstart import WarmStart, teacher_viewer
@@ -98,6 +98,7 @@ def train_policy(
         "examples": len(usable),
         "failures": failures,
         "warnings": list(trainer.monitor.given.values()),
+        "usage": usage_of(store.reference),
         "last": history[-1],
     }
     if accelerator.is_main_process:

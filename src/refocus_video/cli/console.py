@@ -64,3 +64,17 @@ def warn_failures(failures: dict[str, str]) -> None:
     """One line for each video that could not be used; most reasons name it themselves."""
     for video, reason in failures.items():
         notes.print(f"unusable: {reason if video in reason else f'{video}: {reason}'}", markup=False, soft_wrap=True)
+
+
+def show_usage(usage: list[dict[str, Any]]) -> None:
+    """One line for each server that was asked: requests, tokens, cost and what was not as it should be."""
+    for row in usage:
+        parts = [
+            f"{row['requests']} requests ({row['cached']} from the cache)",
+            f"{row['prompt_tokens']} tokens in, {row['completion_tokens']} out",
+            *([f"cost {row['cost']:.2f}"] if row["cost"] else []),
+            *([f"{row['retries']} tried again"] if row["retries"] else []),
+            *([f"{row['missing_letters']} letters not listed"] if row["missing_letters"] else []),
+            *([f"{row['unanswered']} replies without a letter"] if row["unanswered"] else []),
+        ]
+        notes.print(f"{row['model']} at {row['url']}: {', '.join(parts)}", markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import print_json, print_table, progress, warn_failures
+from refocus_video.cli.console import print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import AsJson, ConfigName, Overrides, load_config
 from refocus_video.errors import DataError
 
@@ -102,6 +102,7 @@ def print_results(results: dict[str, Any]) -> None:
                 ],
             )
     warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
+    show_usage(results["usage"])
 
 
 def _cell(row: dict[str, Any] | None) -> str:

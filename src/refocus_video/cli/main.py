@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
+from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.index import app as index
@@ -269,6 +269,7 @@ def train(
         last = numbers["last"]
         notes.print(f"policy: {numbers['policy']}   steps: {last['step']}   reward: {last['reward']:.2f}", markup=False)
         warn_failures(numbers["failures"])
+        show_usage(numbers["usage"])
 
 
 @app.command(short_help="The whole job on a laptop, to a report.")

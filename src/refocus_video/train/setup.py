@@ -48,6 +48,12 @@ def load_model(config: ModelConfig, device: str = "cpu") -> ReferenceModel:
     )
 
 
+def usage_of(reference: ReferenceModel) -> list[dict[str, Any]]:
+    """What this process has asked of servers so far, one row an endpoint: requests, tokens, cost."""
+    members = reference.members if isinstance(reference, EnsembleReference) else (reference,)
+    return [member.usage for member in members if isinstance(member, EndpointReference)]
+
+
 def new_policy(config: RunConfig) -> FramePolicy:
     """The policy that a run starts from: a new one over a pretrained frozen tower, or an earlier one.
 
