@@ -114,7 +114,9 @@ class Relevance:
             raise CheckpointError(f"cannot load an image–text model from {name}: {reason}") from error
         expected = model.state_dict().keys()
         check_names(f"{name}: the weights do not fit its {CONFIG_FILE}", expected - loading["missing_keys"], expected)
-        rows = model.get_input_embeddings().weight.shape[0]
+        rows = getattr(
+            model.config, "text_config", model.config
+        ).vocab_size  # not every model finds its text embeddings
         if len(tokenizer) > rows:
             raise CheckpointError(
                 f"{name}: the tokenizer has {len(tokenizer)} tokens, but the text tower knows {rows}; "
