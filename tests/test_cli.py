@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import wave
@@ -36,7 +37,7 @@ TINY = (
 )  # fmt: skip
 
 
-BAR = re.compile(r"(looking at videos|evaluating|writing videos|indexing) .*\d+/\d+ ")
+BAR = re.compile(r"(looking at videos|reward variance|evaluating|writing videos|indexing) .*\d+/\d+ ")
 
 
 @dataclass(frozen=True)
@@ -578,10 +579,29 @@ def test_results_of_other_settings_are_never_mixed(run: Run, command: str, chang
     assert tree(run.folder / command) == before
 
 
-def test_filter_and_train_share_what_they_have_looked_at(run: Run, tmp_path: Path) -> None:
+def test_a_filter_keeps_features_only_when_asked_and_train_goes_on_with_them(run: Run, tmp_path: Path) -> None:
     assert not (run.folder / "filter" / "features").exists()
+    features = ("--features", tmp_path / "features")
+    questions = run.folder / "data" / "train.jsonl"
+    filtered = finished("filter", questions, "--output", tmp_path / "filter", *features, *TINY, "--json").json
+    assert {k: v for k, v in filtered.items() if k != "output"} == {
+        k: v for k, v in run.filtered.json.items() if k != "output"
+    }
+    kept = set(tree(tmp_path / "features"))
+    assert len(kept) == 2  # what the reference model sees of the two videos that can be read
+    finished("train", tmp_path / "filter" / "kept.jsonl", "--output", tmp_path / "train", *features, *TINY)
+    assert kept < set(tree(tmp_path / "features"))
     with patch("refocus_video.train.views.load_candidates", side_effect=AssertionError("looked at a video again")):
-        finished("train", run.folder / "filter" / "kept.jsonl", "--output", tmp_path / "train", *TINY)
+        finished("train", tmp_path / "filter" / "kept.jsonl", "--output", tmp_path / "again", *features, *TINY)
+
+
+@pytest.mark.parametrize(("choice", "said"), [(("--keep", "2"), "the 2 largest"), (("--threshold", "2"), "τ = 2")])
+def test_filter_chooses_by_number_or_by_value(run: Run, tmp_path: Path, choice: tuple[str, str], said: str) -> None:
+    shutil.copytree(run.folder / "filter", tmp_path / "filter")
+    outcome = finished("filter", run.folder / "data" / "train.jsonl", "--output", tmp_path / "filter", *TINY, *choice)
+    assert said in outcome.out
+    kept = (tmp_path / "filter" / "kept.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(kept) == (2 if choice[0] == "--keep" else 0)
 
 
 def test_results_of_other_questions_are_never_mixed(run: Run, tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""The parts of a run between the commands and the mathematics: what it starts from, what the filter measures and resumes."""
+"""The parts of a run between the commands and the mathematics: what it starts from, and which videos it cannot use."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from refocus_video.assets import locate
 from refocus_video.cli.console import progress
-from refocus_video.config import FilterConfig, ReferenceConfig, RunConfig, SamplingConfig, VisionConfig, named_config
+from refocus_video.config import FilterConfig, ReferenceConfig, RunConfig, VisionConfig, named_config
 from refocus_video.data.examples import read_examples, write_examples
 from refocus_video.data.haystack.generate import write_mp4
-from refocus_video.errors import BudgetError, CheckpointError
-from refocus_video.pipeline import filter_questions, train_policy
+from refocus_video.errors import CheckpointError
+from refocus_video.filter_run import filter_questions
+from refocus_video.pipeline import train_policy
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.tower import load_tower
-from refocus_video.reference.base import ReferenceModel
-from refocus_video.train.features import FeatureStore
-from refocus_video.train.filtering import measure, summary
 from refocus_video.train.setup import load_reference, load_tokenizer, new_policy
-from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
-from refocus_video.types import Example, Question
-from tiny_policy import tiny_config, tiny_policy
+from tiny_policy import tiny_policy
 
 FILTER = FilterConfig(budget=4, threshold=0.0)
 
@@ -100,91 +94,7 @@ def test_a_tokenizer_or_reference_that_is_not_there_is_named(tmp_path: Path) -> 
         load_reference(ReferenceConfig(model=str(tmp_path)))
 
 
-# ------------------------------------------------------------------ the filter
-
-
-@pytest.fixture(scope="module")
-def examples(haystack: Path) -> list[Example]:
-    return read_examples(haystack / "validation.jsonl")
-
-
-@pytest.fixture(scope="module")
-def store(examples: list[Example], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    config = RunConfig(sampling=SamplingConfig(fps=2.0), policy=tiny_config())
-    reference = new_reference(TinyReferenceConfig(width=32, layers=2))
-    reference.answer_mode = "words"
-    store = FeatureStore(tmp_path_factory.mktemp("features"), config, tiny_policy(), reference)
-    assert store.build(dict.fromkeys(e.video for e in examples)) == {}
-    return store
-
-
-class Counting:
-    """A reference model that counts the questions put to it."""
-
-    def __init__(self, inner: ReferenceModel) -> None:
-        self.inner, self.asked = inner, 0
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.inner.image_size
-
-    def encode(self, frames: Any) -> torch.Tensor:
-        return self.inner.encode(frames)
-
-    def score(self, requests: Any) -> Any:
-        self.asked += len(requests)
-        return self.inner.score(requests)
-
-
-def test_a_filter_that_was_cut_goes_on_to_the_same_file(
-    examples: list[Example], store: FeatureStore, tmp_path: Path
-) -> None:
-    path = tmp_path / "variances.jsonl"
-    expected = measure(examples, store, store.reference, FILTER, path)
-    whole = path.read_bytes()
-    assert whole.count(b"\n") == len(examples) == len(expected)
-    assert len(set(expected.values())) > 1
-    first_video = sum(example.video == examples[0].video for example in examples)
-    lines = whole.splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:first_video]) + lines[first_video][:-7])
-    counting = Counting(store.reference)
-    assert measure(examples, store, counting, FILTER, path) == expected
-    assert path.read_bytes() == whole
-    assert counting.asked == len(examples) - first_video
-    assert measure(examples, store, counting, FILTER, path) == expected
-    assert counting.asked == len(examples) - first_video  # a finished one asks nothing
-
-
-def test_a_variance_does_not_depend_on_the_other_questions(
-    examples: list[Example], store: FeatureStore, tmp_path: Path
-) -> None:
-    together = measure(examples, store, store.reference, FILTER, tmp_path / "together.jsonl")
-    alone = measure(examples[3:4], store, store.reference, FILTER, tmp_path / "alone.jsonl")
-    assert alone[examples[3].id] == pytest.approx(together[examples[3].id], abs=1e-5)
-
-
-def test_probes_that_do_not_fit_the_video_are_refused(
-    examples: list[Example], store: FeatureStore, tmp_path: Path
-) -> None:
-    with pytest.raises(BudgetError, match="the smallest window"):
-        measure(examples, store, store.reference, FilterConfig(budget=40), tmp_path / "v.jsonl")
-    assert (tmp_path / "v.jsonl").read_bytes() == b""
-
-
-def _example(name: str, kind: str, answer: int) -> Example:
-    return Example(name, f"{name}.mp4", Question("what?", ("a", "b")), answer, question_type=kind)
-
-
-def test_the_summary_counts_every_question_that_was_asked() -> None:
-    examples = [_example("a", "x", 0), _example("b", "x", 1), _example("c", "y", 1), _example("d", "y", 0)]
-    numbers = summary(examples, {"a": 0.5, "b": 0.2, "c": 0.9}, 0.2, {"d.mp4": "broken"})
-    assert (numbers["asked"], numbers["measured"], numbers["kept"], numbers["unreadable"]) == (4, 3, 2, 1)
-    assert numbers["asked_by_type"] == {"x": 2, "y": 2}  # the unreadable one too
-    assert numbers["kept_by_type"] == {"x": 1, "y": 1}  # a variance at the threshold is not above it
-    assert (numbers["letters_before"], numbers["letters_after"]) == ({"A": 1, "B": 2}, {"A": 1, "B": 1})
-    assert sum(numbers["histogram"]["counts"]) == 3
-    assert numbers["failures"] == {"d.mp4": "broken"}
-    assert json.loads(json.dumps(numbers)) == numbers
+# ------------------------------------------------------------------ videos that cannot be used
 
 
 def test_a_video_too_short_for_the_budgets_is_counted_before_the_work_begins(haystack: Path, tmp_path: Path) -> None:

@@ -369,6 +369,8 @@ class FilterConfig(Settings):
     """Frames in each of the 16 probes."""
     threshold: float = Field(default=0.2, ge=0)
     """τ of the paper's second version."""
+    keep: int | None = Field(default=None, ge=1)
+    """Keep so many questions, those with the largest variances, whatever τ."""
     seed: int = 0
 
 

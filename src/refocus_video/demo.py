@@ -16,7 +16,8 @@ from refocus_video.config import RunConfig, named_config
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import generate
 from refocus_video.evaluation import Comparison, Story, default_selectors, run_comparison
-from refocus_video.pipeline import Progress, build, feature_store, filter_questions, train_policy
+from refocus_video.filter_run import filter_questions
+from refocus_video.pipeline import Progress, build, feature_store, train_policy
 from refocus_video.train.snapshot import read_history
 
 SIZES = {"train": 500, "test": 120}

@@ -1,30 +1,28 @@
-"""The commands' work, from files to files: filter, train, evaluate. Used by the command line and by the demo.
+"""The commands' work, from files to files: train, evaluate; the filter's is in ``filter_run``. For the command line and the demo.
 
 Every function reads a question file, writes a folder, saves the resolved configuration beside the results, and counts what could
 not be used.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 
 from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
-from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
+from refocus_video.data.examples import read_examples
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.files import write_json
 from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.features import FeatureStore, features_folder, policy_viewer
-from refocus_video.train.filter import smallest_pool
-from refocus_video.train.filtering import measure, summary
 from refocus_video.train.loop import Loop
 from refocus_video.train.setup import load_reference, new_policy, usage_of, with_policy
 from refocus_video.train.trainer import Trainer
@@ -34,36 +32,6 @@ from refocus_video.types import Example
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 """(title, total) -> a context whose value advances a progress bar by one."""
-
-
-def filter_questions(
-    questions: Path,
-    output: Path,
-    config: RunConfig,
-    progress: Progress,
-    *,
-    store: FeatureStore | None = None,
-    features: Path | None = None,
-) -> dict[str, Any]:
-    """Measure the reward variance of every question; write ``kept.jsonl``, ``variances.jsonl`` and ``filter.json``.
-
-    ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
-    """
-    examples = list(with_options(read_examples(questions), "the reward-variance filter"))
-    store = store or feature_store(config, features)
-    failures = build(
-        store.views, examples, progress, enough=lambda frames: smallest_pool(frames) >= config.filter.budget
-    )
-    check_measured(output, examples, config)
-    write_json(output / "config.json", config.model_dump(mode="json"))
-    readable = [example for example in examples if example.video not in failures]
-    with progress("reward variance", len(by_video(readable))) as advance:
-        variances = measure(readable, store, store.reference, config.filter, output / "variances.jsonl", advance)
-    kept = [example for example in readable if variances[example.id] > config.filter.threshold]
-    write_examples(output / "kept.jsonl", kept)
-    numbers = summary(examples, variances, config.filter.threshold, failures) | {"output": str(output / "kept.jsonl")}
-    write_json(output / "filter.json", numbers)
-    return numbers
 
 
 def train_policy(
@@ -77,10 +45,10 @@ def train_policy(
 ) -> dict[str, Any]:
     """Train a policy; write checkpoints, ``metrics.jsonl``, ``train.json`` and the finished policy in ``output/policy``.
 
-    ``store`` and ``features`` as in :func:`filter_questions`.
+    ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
     """
     examples = read_examples(questions)
-    accelerator = _accelerator(output)
+    accelerator = new_accelerator(output)
     store = store or feature_store(config, features, str(accelerator.device))
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
     failures = build(store.views, examples, progress, accelerator, enough=lambda frames: frames >= largest)
@@ -115,7 +83,7 @@ def warm_start(
     ``features`` is the folder where features lie; None for the one that all runs share.
     """
     examples = read_examples(questions)
-    accelerator = _accelerator(output)
+    accelerator = new_accelerator(output)
     source = locate(config.warm.teacher or config.start.tower, "reference")
     teacher = Relevance.from_pretrained(source, device=accelerator.device)
     policy = new_policy(config).to(accelerator.device)
@@ -206,32 +174,12 @@ def none_usable(failures: dict[str, str]) -> DataError:
     return DataError(f"none of the {len(failures)} videos can be used; the first: {next(iter(failures.values()))}")
 
 
-def check_measured(output: Path, examples: list[Example], config: RunConfig) -> None:
-    """Note what the variances in a folder are those of, or find it the same as before; the threshold may change.
-
-    Raises:
-        ConfigError: if the folder holds variances of other questions or settings.
-    """
-    path = output / "measured.json"
-    asked = {
-        "questions": fingerprint(examples),
-        "sampling": config.sampling.model_dump(mode="json"),
-        "reference": config.reference.model_dump(mode="json"),
-        "filter": config.filter.model_dump(mode="json", exclude={"threshold"}),
-    }
-    if not (output / "variances.jsonl").exists():
-        write_json(path, asked)
-        return
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    different = [key for key in asked if found.get(key) != asked[key]]
-    if different:
-        raise ConfigError(
-            f"{output} holds variances of other {', '.join(different)}; use another --output or the same settings"
-        )
-
-
-def _accelerator(output: Path) -> Accelerator:
+def new_accelerator(output: Path, patience: timedelta | None = None) -> Accelerator:
     """Processes and devices as launched; TensorBoard logs where it is installed.
+
+    Args:
+        output: the folder of the run.
+        patience: how long a process waits for the others; the library's own limit if left out.
 
     Raises:
         ConfigError: if the launcher started several processes that do not find each other.
@@ -239,8 +187,11 @@ def _accelerator(output: Path) -> Accelerator:
     from importlib.util import find_spec
 
     logs = "tensorboard" if find_spec("tensorboard") else None
+    waiting = [InitProcessGroupKwargs(timeout=patience)] if patience is not None else []
     # Without a GPU, accelerate takes no notice of torchrun unless it is told that the processor is meant.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), log_with=logs, project_dir=str(output))
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(), log_with=logs, project_dir=str(output), kwargs_handlers=waiting
+    )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise ConfigError(

@@ -9,6 +9,7 @@ import typer
 from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.eval import eval_, print_results, selectors
+from refocus_video.cli.filter import filter_
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
@@ -33,6 +34,7 @@ app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
 app.command("selectors", short_help="List the ways of picking frames.")(selectors)
+app.command("filter", short_help="Keep the questions for which the choice of frames matters.")(filter_)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")
@@ -215,36 +217,6 @@ def haystack_train_reference(
                 for row in scores["rows"]
             ],
         )  # fmt: skip
-
-
-@app.command("filter", short_help="Keep the questions for which the choice of frames matters.")
-def filter_(
-    questions: Questions,
-    output: Annotated[Path, typer.Option(help="Folder for kept.jsonl, variances.jsonl and filter.json.")] = Path(
-        "runs/filter"
-    ),
-    features: Features = None,
-    config: ConfigName = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Keep the questions whose answer depends on which frames are shown (reward variance above τ)."""
-    from refocus_video.pipeline import filter_questions
-
-    numbers = filter_questions(questions, output, load_config(config, overrides), progress, features=features)
-    if as_json:
-        print_json(numbers)
-        return
-    print_table(
-        f"Reward-variance filter, τ = {numbers['threshold']}",
-        ["questions", "asked", "kept"],
-        [
-            [kind or "untyped", str(asked), str(numbers["kept_by_type"].get(kind, 0))]
-            for kind, asked in numbers["asked_by_type"].items()
-        ]
-        + [["all", str(numbers["asked"]), str(numbers["kept"])]],
-    )
-    warn_failures(numbers["failures"])
 
 
 @app.command(short_help="Train a policy by reinforcement learning.")

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from refocus_video.errors import DataError
 from refocus_video.files import write_jsonl
@@ -26,32 +26,50 @@ def read_examples(path: Path) -> list[Example]:
     Raises:
         DataError: naming file, line and field of the first thing that is wrong.
     """
+    return [example for _, example in located_examples(path)]
+
+
+def located_examples(path: Path) -> Iterator[tuple[int, Example]]:
+    """The examples of a JSONL file one by one, each with the byte at which its line begins.
+
+    Raises:
+        DataError: as :func:`read_examples`, when it gets there.
+    """
     if not path.is_file():
         raise DataError(f"no question file at {path}; give the path of a JSONL file")
-    examples: list[Example] = []
     seen: dict[str, int] = {}
+    offset = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            where = f"{path}, line {number}"
+            if text := _decoded(line, path).strip():
+                example = parse_example(_load(text, where), where, path.parent)
+                if example.id in seen:
+                    raise DataError(f"{where}, field 'id': {example.id!r} was already used in line {seen[example.id]}")
+                seen[example.id] = number
+                yield offset, example
+            offset += len(line)
+    if not seen:
+        raise DataError(f"{path}: holds no examples; expected one JSON object a line")
+
+
+def example_at(stream: BinaryIO, offset: int, path: Path) -> Example:
+    """The example whose line begins at a byte of an open question file."""
+    stream.seek(offset)
+    where = f"{path}, at byte {offset}"
+    return parse_example(_load(_decoded(stream.readline(), path), where), where, path.parent)
+
+
+def _decoded(line: bytes, path: Path) -> str:
     try:
-        # Not splitlines: a text may hold characters such as U+2028, which end a line there but not in JSONL.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return line.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a UTF-8 text file; questions are JSONL, one object a line") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        example = parse_example(_load(line, where), where, path.parent)
-        if example.id in seen:
-            raise DataError(f"{where}, field 'id': {example.id!r} was already used in line {seen[example.id]}")
-        seen[example.id] = number
-        examples.append(example)
-    if not examples:
-        raise DataError(f"{path}: holds no examples; expected one JSON object a line")
-    return examples
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Write examples as JSONL, with videos relative to the file where they lie below its folder, absolute elsewhere."""
-    write_jsonl(path, (_dump(example, path.parent) for example in examples))
+    write_jsonl(path, (dump_example(example, path.parent) for example in examples))
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -177,7 +195,8 @@ def _spans(row: dict[str, Any], where: str) -> tuple[Span, ...]:
     return tuple(Span(float(start), float(end)) for start, end in spans)
 
 
-def _dump(example: Example, folder: Path) -> dict[str, Any]:
+def dump_example(example: Example, folder: Path) -> dict[str, Any]:
+    """The object that stands for an example in a JSONL file of a folder."""
     video = Path(example.video)
     # A path from the working directory would be looked up beside the file when it is read.
     written = video.relative_to(folder) if video.is_relative_to(folder) else video.absolute()

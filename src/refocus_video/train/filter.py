@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.errors import BudgetError
-from refocus_video.types import IntArray
+from refocus_video.types import BoolArray, FloatArray, IntArray
 
 SEGMENTS = 8
 
@@ -51,3 +51,16 @@ def probe_subsets(num_candidates: int, budget: int, rng: np.random.Generator) ->
 def margin_variance(margins: Tensor) -> float:
     """Variance of the probes' margins, (16,) -> a number (divided by 16, in float32)."""
     return float(torch.as_tensor(margins, dtype=torch.float32).var(correction=0))
+
+
+def choose(variances: FloatArray, threshold: float, keep: int | None = None) -> BoolArray:
+    """Which of N questions to keep: those above τ, or the ``keep`` with the largest variances. (N,) -> (N,).
+
+    Among equal variances the earlier question wins. NaN stands for a question that was not measured, and is never kept.
+    """
+    if keep is None:
+        return np.greater(variances, threshold)
+    order = np.argsort(-variances, kind="stable")  # NaN goes last
+    chosen = np.zeros(len(variances), dtype=np.bool_)
+    chosen[order[:keep]] = True
+    return chosen & ~np.isnan(variances)
