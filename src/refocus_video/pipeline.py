@@ -1,4 +1,4 @@
-"""The commands' work, from files to files: train, evaluate; the filter's is in ``filter_run``. For the command line and the demo.
+"""The commands' work, from files to files: train and warm start (``filter_run`` and ``evaluation`` have theirs).
 
 Every function reads a question file, writes a folder, saves the resolved configuration beside the results, and counts what could
 not be used.
