@@ -109,16 +109,6 @@ def test_branches_equal_separate_continuations() -> None:
         assert_close(together[:, g], alone)
 
 
-def test_a_branch_can_fork() -> None:
-    backbone = tiny_backbone()
-    _, state = backbone(random_embeddings(2, 8), backbone.initial_state(2))
-    first, then = random_embeddings(2, 1, 2), random_embeddings(2, 4, 3)
-    _, past = backbone.branch(first, state)
-    forked, _ = backbone.branch(then, state, tuple(layer.expand(4) for layer in past))
-    whole, _ = backbone.branch(torch.cat([first.expand(-1, 4, -1, -1), then], 2), state)
-    assert_close(forked, whole[:, :, 2:])
-
-
 def test_initial_rates_follow_the_paper() -> None:
     torch.manual_seed(0)
     backbone = Backbone(tiny_config(d_model=512, n_layer=1))

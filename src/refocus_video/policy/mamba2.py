@@ -81,13 +81,6 @@ class LayerBranch:
     """The last d_conv - 1 inputs of the convolution, (Q, G, d_conv - 1, C)."""
     own: OwnTokens
 
-    def expand(self, size: int) -> "LayerBranch":
-        """A single branch per question seen as ``size`` branches, without copying."""
-        conv, x, b, decay = (
-            part.expand(-1, size, *part.shape[2:]) for part in (self.conv, self.own.x, self.own.b, self.own.decay)
-        )
-        return LayerBranch(conv, OwnTokens(x, b, decay))
-
 
 Branches = tuple[LayerBranch, ...]
 

@@ -1,6 +1,6 @@
 """The learned policy as a selector, and the front door for users: a video and a question in, a selection out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, Unpack
@@ -89,7 +89,7 @@ class OpenLearned:
         return [pick for part in parts for pick in self._together(part, budget, explain)]
 
     @torch.no_grad()
-    def _together(self, questions: Sequence[Question], budget: int, explain: bool) -> Iterator[Pick]:
+    def _together(self, questions: Sequence[Question], budget: int, explain: bool) -> list[Pick]:
         policy, picking = self.selector.policy, self.selector.picking
         asked = policy.ask(self.index, questions, torch.zeros(len(questions), dtype=torch.long))
         seeds = [question_rng(picking.seed, self.video, question, budget).integers(2**62) for question in questions]
@@ -105,9 +105,10 @@ class OpenLearned:
             step=self.selector.step,
         )
         positions, probabilities = chosen.picks[:, 0].cpu().numpy(), _array(chosen.log_probs[:, 0].exp())
-        distributions = None if chosen.distributions is None else _array(chosen.distributions[:, 0])  # (Q, K, F)
-        for q in range(len(questions)):
-            yield Pick(positions[q], probabilities[q], None if distributions is None else distributions[q])
+        if chosen.distributions is None:
+            return [Pick(*pick) for pick in zip(positions, probabilities, strict=True)]
+        distributions = _array(chosen.distributions[:, 0])  # (Q, K, F)
+        return [Pick(*pick) for pick in zip(positions, probabilities, distributions, strict=True)]
 
 
 def _array(x: Tensor) -> FloatArray:
