@@ -54,7 +54,12 @@ def _download(name: str, patterns: tuple[str, ...], wanted: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError:  # no network, or told to do without
+        raise CheckpointError(
+            f"no {wanted}: could not reach the Hugging Face Hub, and {name!r} is neither a folder here nor kept from an "
+            f"earlier download; give a local folder, or run `hf download {name}` where there is a network"
+        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"no {wanted}: no folder {name!r} here, and the Hugging Face Hub did not give it either; give a local "
@@ -115,7 +120,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         try:
             tensors: dict[str, Tensor] = load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
+            raise CheckpointError(
+                f"{path} is not readable as safetensors ({error}); it may be cut off: copy or download it again"
+            ) from None
         return tensors
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)

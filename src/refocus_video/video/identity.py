@@ -5,9 +5,14 @@ from pathlib import Path
 
 from refocus_video.video.source import check_file
 
+_END = 1 << 16
+
 
 def file_identity(path: str | Path) -> dict[str, str | int]:
-    """Path, size and time of change: known at once, another one after every change of the file.
+    """Path, size, time of change and a digest of both ends: known at once, another one after every change of the file.
+
+    Size and time can be those of another file that was copied over this one with its old time. The ends hold the table of
+    the packets' sizes or the packets themselves, which differ then.
 
     Raises:
         VideoError: when there is no such file.
@@ -15,7 +20,12 @@ def file_identity(path: str | Path) -> dict[str, str | int]:
     path = Path(path)
     check_file(path)
     stat = path.stat()
-    return {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_END))
+        file.seek(max(0, stat.st_size - _END))
+        digest.update(file.read(_END))
+    ends = digest.hexdigest()[:32]
+    return {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ends": ends}
 
 
 def content_identity(path: str | Path) -> dict[str, str | int]:
