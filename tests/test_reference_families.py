@@ -1,6 +1,7 @@
 """One contract for every family of reference LMMs: the shared path gives the scores of the family's own model call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from refocus_video.errors import ReferenceModelError
 from refocus_video.reference import prefix
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.families import FAMILIES, kept_tokens
-from refocus_video.reference.huggingface import AnswerMode, HuggingFaceReference
+from refocus_video.reference.huggingface import AnswerMode, HuggingFaceReference, Row
 from refocus_video.reference.tiny import words_of
 from refocus_video.reference.tiny_families import Shape, family_tokenizer, tiny_model
 from refocus_video.types import ByteArray, Question
@@ -214,3 +215,49 @@ def test_video_llama_3_keeps_the_tokens_that_the_official_processor_keeps(pictur
 
 def test_the_text_of_a_question_is_the_same_for_all(reference: HuggingFaceReference, mode: AnswerMode) -> None:
     assert reference.text(QUESTIONS[0]) == question_text(QUESTIONS[0], mode)
+
+
+def _row(reference: HuggingFaceReference, request: ScoreRequest, subset: Tensor, tokens: tuple[int, ...] = ()) -> Row:
+    text = reference.text(request.question)
+    return Row(request.features, request.times[subset].tolist(), text, tokens, subset, 0, TIMES[-1])
+
+
+def test_a_written_answer_is_the_likeliest_token_each_time(
+    reference: HuggingFaceReference, pictures: ByteArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference.answer_mode = "letters"
+    monkeypatch.setattr(HuggingFaceReference, "_ends", frozenset())
+    placeholder = reference.tokenizer.convert_tokens_to_ids(reference.family.placeholder)
+    requests = [_request(reference.encode(pictures), question) for question in QUESTIONS]
+    written = reference.generate(requests, 3)
+    compared = 0
+    for request, texts in zip(requests, written, strict=True):
+        for subset, text in zip(SUBSETS, texts, strict=True):
+            tokens: tuple[int, ...] = ()
+            # Without anything kept from the token before; random weights may write a placeholder, which no row can hold.
+            while len(tokens) < 3 and placeholder not in tokens:
+                tokens += (int(reference.next_token_logits([_row(reference, request, subset, tokens)]).argmax()),)
+            assert text.startswith(reference.tokenizer.decode(list(tokens), skip_special_tokens=True).strip())
+            compared += len(tokens)
+    assert compared > 10
+
+
+def test_an_answer_ends_where_the_model_ends_it(
+    reference: HuggingFaceReference, pictures: ByteArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference.answer_mode = "letters"
+    request = _request(reference.encode(pictures), QUESTIONS[0], SUBSETS[:1])
+    first = int(reference.next_token_logits([_row(reference, request, SUBSETS[0])]).argmax())
+    monkeypatch.setattr(reference.model.generation_config, "eos_token_id", [first])
+    assert reference.generate([request], 5) == [[""]]
+
+
+def test_the_length_of_a_video_is_told_where_the_family_tells_it(
+    reference: HuggingFaceReference, pictures: ByteArray
+) -> None:
+    request = _request(reference.encode(pictures), QUESTIONS[0])
+    unsaid, same, longer = (
+        reference.score([replace(request, duration_s=seconds)])[0] for seconds in (None, TIMES[-1], 3599.0)
+    )
+    assert torch.equal(unsaid, same)
+    assert torch.equal(same, longer) == ("{duration}" not in reference.family.before_frames)

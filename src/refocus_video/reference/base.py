@@ -31,6 +31,8 @@ class ScoreRequest:
     """Positions in temporal order, (G, K) int64, increasing along K."""
     texts: tuple[str, ...] | None = None
     """Answers to score instead of the options, each by the mean log-probability of its tokens: for questions without options."""
+    duration_s: float | None = None
+    """Length of the video in seconds, which some models are told; the time of the last candidate if None."""
 
     def __post_init__(self) -> None:
         if self.texts is not None and not all(text.strip() for text in self.texts or ("",)):
@@ -57,6 +59,14 @@ class ReferenceModel(Protocol):
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
         """Score of every option, or of every one of ``texts``, for every subset: one (G, O) float32 tensor a request."""
+        ...
+
+
+class AnsweringModel(ReferenceModel, Protocol):
+    """A frozen LMM that also answers in its own words."""
+
+    def generate(self, requests: Sequence[ScoreRequest], max_new_tokens: int) -> list[list[str]]:
+        """The most probable answer, token by token, to every subset: one text a row of ``subsets``, one list a request."""
         ...
 
 

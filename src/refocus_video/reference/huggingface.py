@@ -171,6 +171,53 @@ class HuggingFaceReference:
         pixels = normalised(frames, self.family.mean, self.family.std, self.model.device)
         return self.family.encode(self.model, pixels.to(self.model.dtype))
 
+    # ------------------------------------------------------------------ answering
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[ScoreRequest], max_new_tokens: int) -> list[list[str]]:
+        """The most probable answer, token by token, to every subset: one text a row of ``subsets``, one list a request.
+
+        A question with options is put with their letters, one without as it stands. Equal subsets are answered once.
+        """
+        _encode_together(requests)
+        answers = []
+        for source, request in enumerate(requests):
+            text = lettered(request.question) if request.question.options else request.question.text
+            subsets, inverse = unique_subsets(request.subsets)
+            rows = [self._row(request, text, subset, source) for subset in subsets]
+            texts = [self._generated(row, max_new_tokens) for row in self._maker.ready(rows)]
+            answers.append([texts[i] for i in inverse.tolist()])
+        return answers
+
+    def _generated(self, ready: Ready, max_new_tokens: int) -> str:
+        self._check_context([ready])
+        decoder, head, embed = (
+            self.model.get_decoder(), self.model.get_output_embeddings(), self.model.get_input_embeddings()
+        )  # fmt: skip
+        inputs, cache = self._inputs([ready], 0, None), None
+        written: list[int] = []
+        while len(written) < max_new_tokens:
+            out = decoder(**inputs, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            token = int(head(out.last_hidden_state[:, -1]).argmax())
+            if token in self._ends:
+                break
+            written.append(token)
+            at = inputs["position_ids"]
+            inputs = {
+                "inputs_embeds": embed(torch.tensor([[token]], device=self.model.device)),
+                # A token of text stands one place after the last, in every dimension of a position.
+                "position_ids": None if at is None else at[..., -1:].amax() + torch.ones_like(at[..., -1:]),
+            }
+        return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+    @property
+    def _ends(self) -> set[int]:
+        """Tokens that end an answer."""
+        stated = getattr(self.model.generation_config, "eos_token_id", None)
+        listed = stated if isinstance(stated, list) else [stated]
+        return {token for token in (*listed, self.tokenizer.eos_token_id) if token is not None}
+
     # ------------------------------------------------------------------ scoring
 
     @torch.no_grad()
@@ -241,11 +288,13 @@ class HuggingFaceReference:
     def _rows(self, request: ScoreRequest, subsets: Tensor, options: list[list[int]], source: int = 0) -> Iterator[Row]:
         """A row for each subset and each distinct start of an answer: one a subset when answers are single tokens."""
         text = self.text(request.question) if request.texts is None else request.question.text
-        duration = float(request.times[-1])
         for subset in subsets:
-            times = request.times[subset].tolist()
             for start in _starts(options):
-                yield Row(request.features, times, text, start, subset, source, duration)
+                yield self._row(request, text, subset, source, start)
+
+    def _row(self, request: ScoreRequest, text: str, subset: Tensor, source: int, start: tuple[int, ...] = ()) -> Row:
+        duration = float(request.times[-1]) if request.duration_s is None else request.duration_s
+        return Row(request.features, request.times[subset].tolist(), text, start, subset, source, duration)
 
     def _log_probs(self, rows: list[Row], columns: Tensor) -> Tensor:
         """Log-probabilities of some tokens after each row and at the places before: (N, places, columns) float32 on the CPU.
