@@ -1,6 +1,7 @@
 """Policies on disk: what is saved is what is loaded, and what does not fit is named."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refocus_video.errors import CheckpointError, ConfigError
+from refocus_video.policy.index import revision
 from refocus_video.policy.policy import FramePolicy
 from tiny_policy import QUESTIONS, tiny_features, tiny_policy
 
@@ -116,3 +118,82 @@ def test_unknown_formats_and_settings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match="found 'gpt2'"):
         FramePolicy.from_pretrained(tmp_path)
+
+
+# ------------------------------------------------------------------ several files
+
+
+@pytest.mark.parametrize("save", ["save_pretrained", "save_released"])
+def test_large_weights_are_split_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: str) -> None:
+    policy = tiny_policy()
+    getattr(policy, save)(tmp_path)
+    whole = FramePolicy.from_pretrained(tmp_path).state_dict()
+    monkeypatch.setattr("refocus_video.policy.checkpoint.MAX_SHARD_SIZE", 6000)
+    getattr(policy, save)(tmp_path)
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert (
+        shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
+    )  # and no model.safetensors, which would be read first
+    places = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert {name for shard in shards for name in load_file(tmp_path / shard)} == places.keys()
+    assert all(path.stat().st_size < 12_000 for path in tmp_path.glob("*.safetensors"))
+    split = FramePolicy.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(part, split[name]) for name, part in whole.items())
+    monkeypatch.setattr("refocus_video.policy.checkpoint.MAX_SHARD_SIZE", "5GB")
+    getattr(policy, save)(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+# ------------------------------------------------------------------ the revision is kept under the files' names
+
+
+def settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the files had been there for a while."""
+    monkeypatch.setattr("refocus_video.policy.files._SETTLED_S", -1.0)
+
+
+def test_the_revision_of_unchanged_files_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_policy().save_pretrained(tmp_path)
+    settle(monkeypatch)
+    first = revision(FramePolicy.from_pretrained(tmp_path))
+    other = revision(FramePolicy.from_pretrained(tmp_path, dtype=torch.float64))
+    assert first == revision(tiny_policy()) != other
+    with monkeypatch.context() as patched:
+        patched.setattr("refocus_video.policy.index._weights_digest", None)  # would fail if it were needed
+        assert revision(FramePolicy.from_pretrained(tmp_path)) == first
+        assert revision(FramePolicy.from_pretrained(tmp_path, dtype=torch.float64)) == other
+
+
+def test_files_of_the_same_size_and_date_with_other_weights_have_another_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_policy().save_pretrained(tmp_path)
+    settle(monkeypatch)
+    path = tmp_path / "model.safetensors"
+    first, before = revision(FramePolicy.from_pretrained(tmp_path)), path.stat()
+    weights = load_file(path)
+    weights["logit_scale"] += 1
+    save_file(weights, path, {"format": "pt"})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert revision(FramePolicy.from_pretrained(tmp_path)) != first
+
+
+def test_weights_changed_after_loading_have_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_policy().save_pretrained(tmp_path)
+    settle(monkeypatch)
+    policy = FramePolicy.from_pretrained(tmp_path)
+    first = revision(policy)
+    with torch.no_grad():
+        policy.logit_scale.add_(1)
+    assert policy.origin is None
+    assert revision(policy) != first
+    assert revision(FramePolicy.from_pretrained(tmp_path)) == first
+
+
+def test_files_that_have_only_just_changed_are_not_taken_for_known(tmp_path: Path) -> None:
+    tiny_policy().save_pretrained(tmp_path)
+    assert FramePolicy.from_pretrained(tmp_path).origin is None
+    with torch.inference_mode():
+        assert FramePolicy.from_pretrained(tmp_path).origin is None

@@ -16,6 +16,7 @@ from refocus_video.assets import locate
 from refocus_video.data.examples import read_examples, write_examples
 from refocus_video.data.haystack.generate import generate
 from refocus_video.errors import CheckpointError
+from refocus_video.policy.tower import tower_weights
 from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.distillation import distillation_loss, draw_subsets, spearman, top_overlap
 from refocus_video.train.setup import load_tokenizer
@@ -118,10 +119,7 @@ def write_teacher(folder: Path, *, spread: float = 3.0, vocab: int = 64) -> Path
             vision_config={**sizes, "num_hidden_layers": 4, "intermediate_size": 192, "image_size": 32, "patch_size": 8},
         )
     )  # fmt: skip
-    stored = load_file(Path(locate("haystack-tiny", "reference")) / "model.safetensors")
-    anchor = "embeddings.patch_embedding.weight"
-    prefix = next(name for name in stored if name.endswith(anchor)).removesuffix(anchor)
-    tower = {name.removeprefix(prefix): part.float() for name, part in stored.items() if name.startswith(prefix)}
+    tower = tower_weights(Path(locate("haystack-tiny", "reference")))
     wrong = model.vision_model.load_state_dict(tower, strict=False)
     assert not wrong.unexpected_keys
     with torch.no_grad():

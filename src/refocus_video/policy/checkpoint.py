@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,8 +18,10 @@ from refocus_video.errors import CheckpointError
 from refocus_video.files import replacing, write_json
 from refocus_video.policy.files import (
     CONFIG_FILE,
+    INDEX_FILE,
     TEXT_FILES,
     WEIGHTS_FILE,
+    folder_stamp,
     local_folder,
     read_json,
     read_weights,
@@ -38,6 +41,9 @@ TOKENIZER_FILE = "tokenizer.json"
 RELEASED_TOKENIZER = "EleutherAI/gpt-neox-20b"
 """What the published code always uses, whatever lies beside the weights (METHOD §3)."""
 
+MAX_SHARD_SIZE: int | str = "5GB"
+"""Weights beyond this go to several files."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +54,8 @@ class Loaded(NamedTuple):
     weights: dict[str, Tensor]
     tokenizer: Tokenizer
     released: Released | None
+    stamp: str | None
+    """Names exactly the files that all weights were read from; None where that is not sure."""
 
 
 def save_folder(folder: Path, config: PolicyConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> None:
@@ -78,9 +86,25 @@ def _write(folder: Path, fields: Mapping[str, Any], weights: Mapping[str, Tensor
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     tokenizer.save_pretrained(folder)
-    with replacing(folder / WEIGHTS_FILE) as path:
-        save_file(tensors, path, {"format": "pt"})
+    _write_weights(folder, tensors)
     write_json(folder / CONFIG_FILE, fields)
+
+
+def _write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """One file, or several with an index where they are large; what an earlier save left beside them is removed last."""
+    pattern = WEIGHTS_FILE.replace(".", "{suffix}.")
+    plan = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=MAX_SHARD_SIZE)
+    for file, names in plan.filename_to_tensors.items():
+        with replacing(folder / file) as path:
+            save_file({name: tensors[name] for name in names}, path, {"format": "pt"})
+    written = set(plan.filename_to_tensors)
+    if plan.is_sharded:
+        written.add(INDEX_FILE)
+        write_json(folder / INDEX_FILE, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+    earlier = [*folder.glob(pattern.format(suffix="-*-of-*")), folder / WEIGHTS_FILE, folder / INDEX_FILE]
+    for path in earlier:
+        if path.name not in written:
+            path.unlink(missing_ok=True)
 
 
 def load_folder(
@@ -95,13 +119,16 @@ def load_folder(
         CheckpointError: when the folder or a file of it is missing or not readable.
     """
     folder = local_folder(name, "policy folder")
+    stamp = folder_stamp(folder)
     fields = read_json(folder / CONFIG_FILE)
     kind = fields.get("model_type")
     if kind in RELEASED_TYPES:
         config, weights, released = from_released(fields, read_weights(folder), folder, vision, vision_tower)
         if released.unused:
             logger.info("%s: weights that are not used: %s", folder, ", ".join(sorted(released.unused)))
-        return Loaded(config, weights, tokenizer or _read_tokenizer(folder, RELEASED_TOKENIZER), released)
+        same = released.tower_inside and folder_stamp(folder) == stamp
+        words = tokenizer or _read_tokenizer(folder, RELEASED_TOKENIZER)
+        return Loaded(config, weights, words, released, stamp if same else None)
     if kind != MODEL_TYPE:
         known = ", ".join(repr(each) for each in (MODEL_TYPE, *RELEASED_TYPES))
         raise CheckpointError(f"{folder / CONFIG_FILE}: model_type must be one of {known}; found {kind!r}")
@@ -110,7 +137,8 @@ def load_folder(
     del fields["model_type"]
     weights = read_weights(folder)
     config = PolicyConfig.parse(fields, str(folder / CONFIG_FILE))
-    return Loaded(config, weights, tokenizer or _read_tokenizer(folder), None)
+    words = tokenizer or _read_tokenizer(folder)
+    return Loaded(config, weights, words, None, stamp if folder_stamp(folder) == stamp else None)
 
 
 def _read_tokenizer(folder: Path, otherwise: str | None = None) -> Tokenizer:

@@ -6,6 +6,7 @@ nothing that a file holds is ever run.
 
 import json
 import pickle
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from refocus_video.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 TORCH_FILE = "pytorch_model.bin"
 TEXT_FILES = ("*.json", "*.txt", "*.model")
 NAMES_SHOWN = 4
+
+_SETTLED_S = 2.0
+"""Clocks of file systems are coarse: a file that changed more recently might change again without a sign."""
 
 
 def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = ()) -> Path:
@@ -132,6 +137,23 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(part, Tensor) for part in found.values()):
         raise CheckpointError(f"{path}: expected tensors by name; give the file of a whole model's weights")
     return found
+
+
+def folder_stamp(folder: Path) -> str | None:
+    """Names a folder's weights and settings as they are now, without reading them; None if they have only just changed.
+
+    Path, size, inode, and the times of the last change of content and of anything else about the file: the last one cannot be set
+    back, so files that were replaced have another stamp even where their size and date are the old ones.
+    """
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json"))
+    stats = [path.stat() for path in files]
+    if any(time.time() - stat.st_ctime < _SETTLED_S for stat in stats):
+        return None
+    rows = [
+        [str(path.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+        for path, stat in zip(files, stats, strict=True)
+    ]
+    return json.dumps(rows)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

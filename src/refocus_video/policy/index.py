@@ -7,8 +7,10 @@ from a whole one.
 Legend: F candidate frames, D width.
 """
 
+import contextlib
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refocus_video.errors import StoreError
-from refocus_video.files import replacing
+from refocus_video.files import cache_folder, replacing, write_text
 from refocus_video.policy.mamba2 import LayerState, State
 from refocus_video.policy.policy import FramePolicy, VideoIndex
 
@@ -124,13 +126,32 @@ def read_about(path: Path) -> dict[str, Any]:
 
 def revision(policy: FramePolicy) -> str:
     """A short name for exactly this policy: its settings, the tokens before the frames, and its weights with their types."""
+    whole = "\n".join([policy.config.model_dump_json(), json.dumps(policy.prefix_ids()), _weights_revision(policy)])
+    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+
+
+def _weights_revision(policy: FramePolicy) -> str:
+    """A digest of all weights, which takes seconds for large ones and is therefore kept under the name of their files."""
+    origin = policy.origin
+    if origin is None:
+        return _weights_digest(policy)
+    path = cache_folder("revisions") / f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.txt"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if re.fullmatch("[0-9a-f]{64}", found := path.read_text(encoding="utf-8")):
+            return found
+    digest = _weights_digest(policy)
+    with contextlib.suppress(OSError):  # a folder that may only be read: computed again next time
+        write_text(path, digest)
+    return digest
+
+
+def _weights_digest(policy: FramePolicy) -> str:
     weights = policy.state_dict()
     names = sorted(weights)
     with ThreadPoolExecutor(4) as pool:  # hashing lets other threads run
         digests = pool.map(lambda name: hashlib.sha256(_bytes(weights[name])).hexdigest(), names)
         parts = [f"{name} {weights[name].dtype} {digest}" for name, digest in zip(names, digests, strict=True)]
-    whole = "\n".join([policy.config.model_dump_json(), json.dumps(policy.prefix_ids()), *parts])
-    return hashlib.sha256(whole.encode()).hexdigest()[:32]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def index_bytes(policy: FramePolicy, frames: int) -> int:

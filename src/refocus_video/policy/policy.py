@@ -105,6 +105,7 @@ class FramePolicy(PolicyHeads):
         self.backbone = Backbone(config)
         self.released: Released | None = None
         """What a released checkpoint held beyond the policy, such as weights that are not used; else None."""
+        self._origin: tuple[str, list[tuple[int, int]]] | None = None
         self.add_heads()
 
     @torch.no_grad()
@@ -327,7 +328,21 @@ class FramePolicy(PolicyHeads):
         load_weights(policy, loaded.weights, str(name))
         policy.released = loaded.released
         policy.vision.number_positions()
-        return policy.to(device, dtype).eval()
+        policy = policy.to(device, dtype).eval()
+        if (
+            loaded.stamp is not None and not torch.is_inference_mode_enabled()
+        ):  # such tensors do not count their changes
+            policy._origin = f"{loaded.stamp} as {dtype}", policy._weights_seen()
+        return policy
+
+    @property
+    def origin(self) -> str | None:
+        """Names exactly the files that the weights come from; None if that is not known, or a weight has changed since."""
+        return self._origin[0] if self._origin is not None and self._origin[1] == self._weights_seen() else None
+
+    def _weights_seen(self) -> list[tuple[int, int]]:
+        """Where each weight lies and how often it was changed in place."""
+        return [(weight.data_ptr(), weight._version) for weight in self.state_dict(keep_vars=True).values()]
 
     @property
     def unused_weights(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refocus_video.errors import CheckpointError
+from refocus_video.policy.files import read_weights
 from refocus_video.policy.policy import FramePolicy
 
 PREFIX = "checkpoint-"
@@ -62,7 +63,7 @@ def load_snapshot(folder: Path, policy: FramePolicy, optimizer: torch.optim.Opti
     try:
         state: dict[str, Any] = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "optimizer.safetensors")
-        weights = load_file(folder / "model.safetensors")
+        weights = read_weights(folder)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} is not a complete training checkpoint: no {Path(error.filename or '').name}"
