@@ -46,7 +46,7 @@ def random_teacher(folder: Path, seed: int) -> Path:
     """
     torch.manual_seed(seed)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 192}
-    text = {**sizes, "num_hidden_layers": 2, "vocab_size": 64, "max_position_embeddings": 24, "pad_token_id": 0}
+    text = {**sizes, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 24, "pad_token_id": 0}
     vision = {**sizes, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
     model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     model.vision_model.load_state_dict(tower_weights(Path(locate("haystack-tiny", "reference"))), strict=False)
@@ -65,7 +65,10 @@ def random_teacher(folder: Path, seed: int) -> Path:
 
 @torch.no_grad()
 def other_question(folder: Path, data: Path, teacher: str, config: RunConfig) -> dict[str, float]:
-    """Agreement with the teacher's view of the video's next question, on held-out videos."""
+    """Agreement with the teacher's view of the video's next question, on held-out videos.
+
+    ``teacher_spearman`` is that of the teacher itself: how little its order of the frames depends on the question.
+    """
     policy, model, examples = (
         FramePolicy.from_pretrained(folder / "policy"),
         Relevance.from_pretrained(teacher),
@@ -82,8 +85,10 @@ def other_question(folder: Path, data: Path, teacher: str, config: RunConfig) ->
         scores = policy.log_distributions(lesson.index, lesson.asked, first)[:, 0, 0]
         for one, other in pairwise(range(len(scores))):
             pair = scores[one : one + 1], lesson.logits[other : other + 1]
-            found.append((float(spearman(*pair)), float(top_overlap(*pair, config.warm.budget))))
-    return {"spearman": statistics.mean(a for a, _ in found), "top_overlap": statistics.mean(b for _, b in found)}
+            itself = float(spearman(lesson.logits[one : one + 1], pair[1]))
+            found.append((float(spearman(*pair)), float(top_overlap(*pair, config.warm.budget)), itself))
+    names = ("spearman", "top_overlap", "teacher_spearman")
+    return {name: statistics.mean(row[i] for row in found) for i, name in enumerate(names)}
 
 
 def main() -> None:
