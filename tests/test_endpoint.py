@@ -8,6 +8,7 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,6 +362,24 @@ def test_a_server_without_log_probabilities_is_one_line(pictures: ByteArray, tmp
         assert len(server.bodies) == 1
 
 
+def test_a_written_answer_needs_no_log_probabilities(pictures: ByteArray, tmp_path: Path) -> None:
+    def write(body: Body) -> Body:
+        reply = completion(None)
+        reply["choices"][0]["message"]["content"] = f"{len(_positions(body))} frames, {body['max_tokens']} tokens"
+        return reply
+
+    with serving(write) as server:
+        reference = _reference(server, tmp_path)
+        requests = [_request(reference, pictures, [[1], [2]]), _request(reference, pictures, [[1, 3], [1, 2]])]
+        opened = replace(requests[0], question=Question("What is it?"), texts=())
+        for _ in range(2):
+            written = reference.generate([*requests, opened], 7)
+            assert written == [["1 frames, 7 tokens"] * 2, ["2 frames, 7 tokens"] * 2, ["1 frames, 7 tokens"] * 2]
+        assert len(server.bodies) == 6  # the second time all came from the cache
+    assert not any("logprobs" in body for body in server.bodies)
+    assert {body["messages"][0]["content"][-1]["text"] for body in server.bodies} >= {"What is it?"}
+
+
 def test_a_model_that_never_names_a_letter_is_noticed(pictures: ByteArray, tmp_path: Path) -> None:
     subsets = [[i, j] for i in range(8) for j in range(i + 1, 8)]
     with serving(lambda _: completion([("<think>", -0.01), ("Okay", -6.0)])) as server:
@@ -484,7 +503,7 @@ def test_the_protocol_of_the_test_server_is_that_of_the_api() -> None:
     """The server is asked without our client."""
     with serving(lambda _: completion([("A", -0.1)])) as server:
         reply = httpx2.post(f"{server.url}/chat/completions", json={"model": "m", "messages": []})
-    assert Reply.parse(reply.json()) == Reply((("A", -0.1),), 100, 1)
+    assert Reply.parse(reply.json()) == Reply((("A", -0.1),), 100, 1, "A")
 
 
 def test_an_evaluation_at_an_endpoint_costs_nothing_the_second_time(

@@ -18,6 +18,7 @@ from refocus_video.errors import BudgetError, ConfigError, DataError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
+from refocus_video.evaluate.judge import ModelJudge
 from refocus_video.evaluate.run import evaluate, units
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
@@ -316,6 +317,55 @@ def test_choices_for_other_questions_are_refused(examples: list[Example], tmp_pa
     with pytest.raises(DataError, match="1 selections are for other questions, such as 'nobody'"):
         chosen = [_elsewhere(replace(examples[0], id="nobody"), [1, 2])]
         answer(chosen, examples, Answering(Watching(), "watching"), tmp_path / "rows.jsonl")
+
+
+# ------------------------------------------------------------------ answers in words
+
+
+class Writing(Watching):
+    """A model that writes what it is told to."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        self.texts = list(texts)
+        self.asked: list[Question] = []
+
+    def generate(self, requests: Sequence[ScoreRequest], max_new_tokens: int) -> list[list[str]]:
+        self.asked += [request.question for request in requests]
+        return [[self.texts.pop(0) for _ in request.subsets] for request in requests]
+
+
+def test_a_written_letter_is_read_strictly(examples: list[Example], tmp_path: Path) -> None:
+    group = [e for e in examples if e.video == examples[0].video][:3]
+    right = chr(ord("A") + group[0].answer)
+    wrong = chr(ord("A") + (group[1].answer + 1) % len(group[1].question.options))
+    model = Writing(f"({right})", f"The answer is {wrong}.", "It is a card.")
+    chosen = [_elsewhere(example, [3, 40]) for example in group]
+    rows = answer(chosen, group, Answering(model, "writing", in_words=True), tmp_path / "rows.jsonl")
+    assert [row["correct"] for row in rows] == [True, False, False]
+    assert [row["unparsable"] for row in rows] == [False, False, True]
+    assert [row["predicted"] is None for row in rows] == [False, False, True]
+    assert rows[2]["text"] == "It is a card."
+
+
+def test_questions_without_options_are_answered_in_words_and_judged(examples: list[Example], tmp_path: Path) -> None:
+    lettered = examples[0]
+    opened = replace(
+        lettered, id="open", question=Question("What is shown?"), accepted=("a red ring", "ring"), answer=0
+    )
+    chosen = [_elsewhere(opened, [3, 40]), _elsewhere(lettered, [3, 40]), _elsewhere(opened, [7], budget=1)]
+    model = Writing("The red ring.", "red hoop")
+    rows = answer(chosen, [opened, lettered], Answering(model, "writing"), tmp_path / "rows.jsonl")
+    assert [row["exact"] for row in rows] == [1, None, 0]
+    assert [row["f1"] for row in rows] == [1, None, 0.5]
+    assert [row["correct"] for row in rows] == [True, lettered.answer == 0, False]
+    assert model.asked == [opened.question] * 2
+
+    says = ModelJudge(Writing("Yes.", "Hm"))
+    judged = Answering(Writing("red hoop", "blue"), "judged", judge=says)
+    rows = answer(chosen, [opened, lettered], judged, tmp_path / "rows.jsonl")
+    assert [row["correct"] for row in rows] == [True, lettered.answer == 0, False]
+    assert (says.asked, says.unclear) == (2, 1)
 
 
 # ------------------------------------------------------------------ resuming

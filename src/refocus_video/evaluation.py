@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -21,12 +21,14 @@ from refocus_video.data.selections import Chosen, check_same_pools, read_selecti
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.evaluate.answer import Answering
 from refocus_video.evaluate.choose import Choosing
+from refocus_video.evaluate.judge import ModelJudge
 from refocus_video.evaluate.metrics import BASELINE, summarise
 from refocus_video.evaluate.report import build_filmstrips, write_report
 from refocus_video.evaluate.run import FILES, evaluate, units
 from refocus_video.files import write_json
 from refocus_video.pipeline import Progress, none_usable
 from refocus_video.policy.policy import FramePolicy
+from refocus_video.reference.base import AnsweringModel, ReferenceModel
 from refocus_video.selectors.base import Selector
 from refocus_video.selectors.known import Parts, make_selector
 from refocus_video.selectors.relevance import Relevance
@@ -79,6 +81,10 @@ class Comparison:
     controls: bool = True
     """Whether the oracle, the query-blind and the wrong-question control run as well."""
     baseline: str = BASELINE
+    in_words: bool = False
+    """Whether options are answered by a written letter instead of the likeliest one."""
+    judge: ReferenceConfig | None = None
+    """Who says whether an answer to a question without options is right; None compares the words."""
 
     def __post_init__(self) -> None:
         if not self.budgets or min(self.budgets) < 1:
@@ -132,13 +138,16 @@ def run_comparison(
     answering = [(model_name(model), load_reference(model)) for model in comparison.models]
     if len({name for name, _ in answering}) < len(answering):
         raise ConfigError(f"answering models need different names, found {[name for name, _ in answering]}")
+    judge = None if comparison.judge is None else ModelJudge(answering_model(load_reference(comparison.judge)))
+    if comparison.in_words or any(example.accepted for group in examples.values() for example in group):
+        answering = [(name, answering_model(model)) for name, model in answering]
     results: dict[str, dict[str, Any]] = {}
     for name, group in examples.items():
         results[name] = _one_file(
             name,
             group,
             selectors,
-            [Answering(model, called, name) for called, model in answering],
+            [Answering(model, called, name, comparison.in_words, judge=judge) for called, model in answering],
             comparison,
             output if len(files) == 1 else output / name,
             config,
@@ -147,6 +156,17 @@ def run_comparison(
             story,
         )
     return results
+
+
+def answering_model(model: ReferenceModel) -> AnsweringModel:
+    """The same model, which must be able to write.
+
+    Raises:
+        ConfigError: if it cannot: several models that judge together have no answer of their own.
+    """
+    if not hasattr(model, "generate"):
+        raise ConfigError(f"{type(model).__name__} gives scores, but answers nothing in words; name a single model")
+    return cast(AnsweringModel, model)
 
 
 def model_name(config: ReferenceConfig) -> str:
@@ -205,6 +225,8 @@ def _one_file(
         "selectors": [str(spec) for spec in comparison.selectors],
         "selections": [str(path) for path in comparison.selections],
         "models": [model.model_dump(mode="json") for model in comparison.models],
+        "in_words": comparison.in_words,
+        "judge": None if comparison.judge is None else comparison.judge.model_dump(mode="json"),
         "fingerprints": fingerprints,
     }
     begun = time.perf_counter()

@@ -40,6 +40,16 @@ def eval_(
     controls: Annotated[
         bool, typer.Option("--controls/--no-controls", help="Oracle, query-blind and wrong-question picks as well.")
     ] = True,
+    in_words: Annotated[
+        bool, typer.Option("--in-words", help="Options are answered by a written letter, not by the likeliest one.")
+    ] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,KEY=VALUE",
+            help="Model that says whether an open-ended answer is right; the words are compared if left out.",
+        ),
+    ] = None,
     baseline: Annotated[str, typer.Option(help="The selector that gains are measured against.")] = "uniform",
     config: ConfigName = None,
     overrides: Overrides = None,
@@ -61,19 +71,22 @@ def eval_(
     specs = [
         Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs
     ] or list(() if selections else default_selectors(policy, found.train.seed))
-    models = [
-        ReferenceConfig.parse(
-            found.reference.model_dump() | {"model": spec.name} | spec.settings, f"--model {spec.name}"
+
+    def model_of(text: str, option: str) -> ReferenceConfig:
+        spec = Spec.parse(text)
+        return ReferenceConfig.parse(
+            found.reference.model_dump() | {"model": spec.name} | spec.settings, f"{option} {spec.name}"
         )
-        for spec in map(Spec.parse, model or ())
-    ]
+
     comparison = Comparison(
         selectors=tuple(specs),
-        models=tuple(models) or (found.reference,),
+        models=tuple(model_of(text, "--model") for text in model or ()) or (found.reference,),
         budgets=numbers_of_frames,
         selections=tuple(selections or ()),
         controls=controls,
         baseline=baseline,
+        in_words=in_words,
+        judge=None if judge is None else model_of(judge, "--judge"),
     )
     results = run_comparison(questions, comparison, output, found, progress)
     if as_json:

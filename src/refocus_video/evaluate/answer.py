@@ -19,12 +19,16 @@ from refocus_video.data.evidence import evidence_recall
 from refocus_video.data.selections import Chosen, check_frames
 from refocus_video.errors import DataError, RefocusError
 from refocus_video.evaluate.journal import Journal
-from refocus_video.reference.base import ReferenceModel, ScoreRequest
+from refocus_video.evaluate.text import exact_match, token_f1
+from refocus_video.reference.base import ScoreRequest
+from refocus_video.reference.letters import parse_letter
 from refocus_video.reference.margin import margin
-from refocus_video.types import Example, FloatArray, IntArray
+from refocus_video.types import Example, FloatArray
 from refocus_video.video.reader import VideoReader
 
 Row = dict[str, Any]
+Judge = Callable[[str, Sequence[str], str], bool]
+"""(question, accepted answers, answer) -> whether it is right."""
 
 LENGTHS = ((60.0, "up to 1 min"), (600.0, "1 to 10 min"), (3600.0, "10 min to 1 h"))
 """Classes of videos by their seconds, for data sets that give a number."""
@@ -34,11 +38,18 @@ LENGTHS = ((60.0, "up to 1 min"), (600.0, "1 to 10 min"), (3600.0, "10 min to 1 
 class Answering:
     """Who answers."""
 
-    model: ReferenceModel
+    model: Any
+    """A :class:`~refocus_video.reference.base.ReferenceModel`; for answers in words an ``AnsweringModel``."""
     name: str
     """How it is called in results."""
     dataset: str = ""
     """How the questions are called in results."""
+    in_words: bool = False
+    """Whether options are answered by a written letter instead of the likeliest one; questions without options always are."""
+    max_new_tokens: int = 32
+    """Longest written answer."""
+    judge: Judge | None = None
+    """Says whether a written answer to a question without options is right; None compares the words."""
 
 
 def answer(
@@ -80,7 +91,7 @@ def answer_in(
 ) -> Iterator[Row]:
     """The rows of one video, in the order of the choices."""
     try:
-        answers, reasons, seconds = _answers(video, chosen, examples, answering.model)
+        answers, reasons, seconds = _answers(video, chosen, examples, answering)
     except RefocusError as error:
         answers, reasons, seconds = {}, dict.fromkeys(range(len(chosen)), str(error)), 0.0
     for place, row in enumerate(chosen):
@@ -93,7 +104,7 @@ def answer_in(
 
 
 def _answers(
-    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], model: ReferenceModel
+    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], answering: Answering
 ) -> tuple[dict[int, Row], dict[int, str], float]:
     """What is answered and why not, by place among the choices; and the seconds that each answer took."""
     reasons: dict[int, str] = {}
@@ -107,56 +118,80 @@ def _answers(
         if not usable:
             return {}, reasons, 0.0
         shown = np.unique(np.concatenate([chosen[place].frame_indices for place in usable]))
-        pictures, times = reader.read(shown, model.image_size), reader.times[shown]
+        pictures, times = reader.read(shown, answering.model.image_size), reader.times[shown]
+        duration = reader.info.duration_s
     begun = time.perf_counter()
-    features = model.encode(pictures)
-    requests, places = _requests([(place, chosen[place]) for place in usable], examples, shown, features, times)
-    scores = model.score(requests)
-    seconds = (time.perf_counter() - begun) / len(usable)
-    answers = {}
-    for group, table in zip(places, scores, strict=True):
-        for place, of_subset in zip(group, table, strict=True):
-            row = chosen[place]
-            answers[place] = _answered(
-                examples[row.id], row, of_subset, times[np.searchsorted(shown, row.frame_indices)]
-            )
-    return answers, reasons, seconds
-
-
-def _requests(
-    chosen: Sequence[tuple[int, Chosen]],
-    examples: Mapping[str, Example],
-    shown: IntArray,
-    features: Tensor,
-    times: FloatArray,
-) -> tuple[list[ScoreRequest], list[list[int]]]:
-    """One request for the choices of one question that have equally many frames; and the places of its rows."""
-    groups: dict[tuple[str, int], list[tuple[int, Chosen]]] = {}
-    for place, row in chosen:
-        groups.setdefault((row.id, len(row.frame_indices)), []).append((place, row))
+    features = answering.model.encode(pictures)
+    groups = _groups([(place, chosen[place]) for place in usable])
     requests = [
         ScoreRequest(
             features,
             torch.from_numpy(times),
             examples[identity].question,
-            torch.from_numpy(np.stack([np.searchsorted(shown, row.frame_indices) for _, row in group])),
+            torch.from_numpy(np.stack([np.searchsorted(shown, chosen[place].frame_indices) for place in places])),
+            texts=None if examples[identity].question.options else (),
+            duration_s=duration,
         )
-        for (identity, _), group in groups.items()
+        for (identity, _), places in groups
     ]
-    return requests, [[place for place, _ in group] for group in groups.values()]
+    found: dict[int, Row] = {}
+    for ((identity, _), places), replies in zip(groups, _replies(requests, answering), strict=True):
+        example = examples[identity]
+        for place, reply in zip(places, replies, strict=True):
+            row = chosen[place]
+            seen = times[np.searchsorted(shown, row.frame_indices)]
+            verdict = _by_score(reply, example) if isinstance(reply, Tensor) else _by_words(reply, example, answering)
+            found[place] = _shown(row, seen) | {"recall": evidence_recall(example, seen.tolist())} | verdict
+    seconds = (time.perf_counter() - begun) / len(usable)
+    return found, reasons, seconds
 
 
-def _answered(example: Example, row: Chosen, scores: Tensor, times: FloatArray) -> Row:
-    right = float(margin(scores, example.answer))
+def _groups(chosen: Sequence[tuple[int, Chosen]]) -> list[tuple[tuple[str, int], list[int]]]:
+    """Places of the choices of one question that have equally many frames: what one request holds."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for place, row in chosen:
+        groups.setdefault((row.id, len(row.frame_indices)), []).append(place)
+    return list(groups.items())
+
+
+def _replies(requests: Sequence[ScoreRequest], answering: Answering) -> Iterator[Sequence[Tensor | str]]:
+    """What the model says to every subset of every request: scores of the options, (O,), or a text."""
+    written = [answering.in_words or not request.question.options for request in requests]
+    scored = [r for r, words in zip(requests, written, strict=True) if not words]
+    asked = [r for r, words in zip(requests, written, strict=True) if words]
+    scores = iter(answering.model.score(scored) if scored else ())
+    texts = iter(answering.model.generate(asked, answering.max_new_tokens) if asked else ())
+    for words in written:
+        yield next(texts) if words else list(next(scores))
+
+
+def _shown(row: Chosen, times: FloatArray) -> Row:
     return {
         "positions": row.positions,
         "frame_indices": row.frame_indices,
         "times": [round(t, 6) for t in times.tolist()],
-        "predicted": int(scores.argmax()),
-        "correct": right > 0,
-        "recall": evidence_recall(example, times.tolist()),
-        "margin": round(right, 6),
     }
+
+
+def _by_score(scores: Tensor, example: Example) -> Row:
+    """The likeliest option; a tie with the answer is not a win."""
+    right = float(margin(scores, example.answer))
+    return {"predicted": int(scores.argmax()), "correct": right > 0, "margin": round(right, 6)}
+
+
+def _by_words(text: str, example: Example, answering: Answering) -> Row:
+    """The option that a text names, where there are options: none, and it is wrong and counted as unparsable."""
+    if example.question.options:
+        predicted = parse_letter(text, len(example.question.options))
+        return {
+            "text": text,
+            "predicted": predicted,
+            "correct": predicted == example.answer,
+            "unparsable": predicted is None,
+        }
+    exact, f1 = exact_match(text, example.accepted), token_f1(text, example.accepted)
+    judged = None if answering.judge is None else answering.judge(example.question.text, example.accepted, text)
+    return {"text": text, "exact": exact, "f1": round(f1, 6), "correct": exact == 1 if judged is None else judged}
 
 
 def length_class(example: Example) -> str:
@@ -177,6 +212,7 @@ def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:
         "question": example.question.text,
         "options": list(example.question.options),
         "answer": example.answer,
+        "accepted": list(example.accepted),
         "question_type": example.question_type,
         "kind": str(example.metadata.get("kind", "")),
         "evidence": [[span.start_s, span.end_s] for span in example.evidence],
@@ -192,6 +228,10 @@ def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:
         "correct": False,
         "recall": 0.0 if example.evidence else None,
         "margin": None,
+        "text": None,
+        "exact": None,
+        "f1": None,
+        "unparsable": False,
         "choosing_seconds": row.seconds,
         "error": None,
     }

@@ -226,7 +226,11 @@ def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
     correct = [float(is_correct(row)) for row in group]
     known = [(row["recall"], row["video"]) for row in group if row["recall"] is not None]
     recall = [value for value, _ in known]
-    line: Row = {"n": len(group), "failed": sum(bool(row.get("error")) for row in group)}
+    line: Row = {
+        "n": len(group),
+        "failed": sum(bool(row.get("error")) for row in group),
+        "unparsable": sum(bool(row.get("unparsable")) for row in group),
+    }
     line |= _with_ends("accuracy", float(np.mean(correct)), bootstrap_interval(correct, videos, seed=seed))
     if known:
         ends = bootstrap_interval(recall, [video for _, video in known], seed=seed)

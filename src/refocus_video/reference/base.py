@@ -30,13 +30,14 @@ class ScoreRequest:
     subsets: Tensor
     """Positions in temporal order, (G, K) int64, increasing along K."""
     texts: tuple[str, ...] | None = None
-    """Answers to score instead of the options, each by the mean log-probability of its tokens: for questions without options."""
+    """Answers to score instead of the options, each by the mean log-probability of its tokens: for questions without options.
+    None of them, ``()``, for a request that is only to be answered in words."""
     duration_s: float | None = None
     """Length of the video in seconds, which some models are told; the time of the last candidate if None."""
 
     def __post_init__(self) -> None:
-        if self.texts is not None and not all(text.strip() for text in self.texts or ("",)):
-            raise ReferenceModelError(f"texts to score must not be empty, found {list(self.texts)}")
+        if not all(text.strip() for text in self.texts or ()):
+            raise ReferenceModelError(f"texts to score must not be empty, found {list(self.texts or ())}")
         if not self.question.options and self.texts is None:
             raise ReferenceModelError(
                 f"question {self.question.text!r} has no options, and this reward compares options; give at least 2"

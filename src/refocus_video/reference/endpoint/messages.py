@@ -26,10 +26,11 @@ def chat_body(
     *,
     frames_as: FramesAs,
     media_type: str,
-    top_logprobs: int,
+    top_logprobs: int | None = None,
+    max_tokens: int = 1,
     extra: dict[str, Any],
 ) -> dict[str, Any]:
-    """The body of ``POST /chat/completions`` that asks for one token and the likeliest tokens in its place.
+    """The body of ``POST /chat/completions`` that asks for the most probable answer.
 
     Args:
         model: as the server names it.
@@ -38,18 +39,19 @@ def chat_body(
         text: the question.
         frames_as: form of the frames.
         media_type: of the pictures, e.g. ``image/jpeg``.
-        top_logprobs: how many of the likeliest tokens to ask for.
+        top_logprobs: how many of the likeliest tokens in the place of each to ask for; None for none.
+        max_tokens: of the answer.
         extra: further fields; they win over these.
     """
     frames = _as_images(pictures, times, media_type) if frames_as == "images" else _as_video(pictures)
-    body = {
+    body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": [*frames, {"type": "text", "text": text}]}],
-        "max_tokens": 1,
+        "max_tokens": max_tokens,
         "temperature": 0,
-        "logprobs": True,
-        "top_logprobs": top_logprobs,
     }
+    if top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": top_logprobs}
     if frames_as == "video" and pictures:
         body["media_io_kwargs"] = {"video": _true_times(times)}
     return body | extra

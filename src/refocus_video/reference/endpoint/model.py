@@ -1,7 +1,7 @@
 """An OpenAI-compatible server (vLLM, SGLang, OpenAI, …) as a reference model.
 
-Every subset is one request for one token: the score of an option is the log-probability of its letter, read from the likeliest
-tokens that the server lists (METHOD §4). Requests run side by side, replies are kept on disk.
+Every subset is one request. For scores it is for one token: the score of an option is the log-probability of its letter, read from
+the likeliest tokens that the server lists (METHOD §4). Requests run side by side, replies are kept on disk.
 
 Dimensions: F candidate frames · G subsets of a question · O options.
 """
@@ -64,6 +64,8 @@ class _Job:
     """Of all candidates, (F, bytes)."""
     request: ScoreRequest
     subset: tuple[int, ...]
+    max_new_tokens: int | None = None
+    """Length of a written answer; None for scores."""
 
 
 class EndpointReference:
@@ -106,9 +108,6 @@ class EndpointReference:
         Raises:
             ReferenceModelError: if the server refuses, fails too often, or gives no log-probabilities.
         """
-        jobs: dict[tuple[Any, ...], _Job] = {}
-        places: list[list[tuple[Any, ...]]] = []
-        pictures = {id(request.features): whole(request.features) for request in requests}
         for request in requests:
             if request.texts is not None:
                 raise ReferenceModelError(
@@ -116,20 +115,38 @@ class EndpointReference:
                     f"{request.question.text!r} has no options; score it with a local model"
                 )
             check_lettered(request.question)
-            rows = [tuple(subset) for subset in request.subsets.tolist()]
-            video = id(request.features)
-            keys = [(video, request.question, row) for row in rows]
-            jobs |= {key: _Job(pictures[video], request, row) for key, row in zip(keys, rows, strict=True)}
-            places.append(keys)
-        scores = dict(zip(jobs, self._run(list(jobs.values())), strict=True))
-        return [torch.tensor([scores[key] for key in keys], dtype=torch.float32) for keys in places]
+        return [torch.tensor(rows, dtype=torch.float32) for rows in self._each(requests, None)]
 
-    def _run(self, jobs: list[_Job]) -> list[list[float]]:
-        """Scores of the jobs in their order; the first error, of whichever job, ends them all."""
+    def generate(self, requests: Sequence[ScoreRequest], max_new_tokens: int) -> list[list[str]]:
+        """The written answer to every subset, one list a request; works with servers that give no log-probabilities.
+
+        Raises:
+            ReferenceModelError: if the server refuses or fails too often.
+        """
+        return self._each(requests, max_new_tokens)
+
+    def _each(self, requests: Sequence[ScoreRequest], max_new_tokens: int | None) -> list[list[Any]]:
+        """What comes back for every subset of every request; what several ask for is sent once."""
+        jobs: dict[tuple[Any, ...], _Job] = {}
+        places: list[list[tuple[Any, ...]]] = []
+        pictures = {id(request.features): whole(request.features) for request in requests}
+        for request in requests:
+            video = id(request.features)
+            rows = [tuple(subset) for subset in request.subsets.tolist()]
+            keys = [(video, request.question, row) for row in rows]
+            jobs |= {
+                key: _Job(pictures[video], request, row, max_new_tokens) for key, row in zip(keys, rows, strict=True)
+            }
+            places.append(keys)
+        found = dict(zip(jobs, self._run(list(jobs.values())), strict=True))
+        return [[found[key] for key in keys] for keys in places]
+
+    def _run(self, jobs: list[_Job]) -> list[Any]:
+        """Scores or texts of the jobs in their order; the first error, of whichever job, ends them all."""
         self._client.resume()
         pool = ThreadPoolExecutor(self.config.concurrency)
         try:
-            futures = [pool.submit(self._score, job) for job in jobs]
+            futures = [pool.submit(self._do, job) for job in jobs]
             for future in as_completed(futures):
                 self.used += future.result()[1]
                 if self.used.unanswered == self.used.requests >= _PATIENCE:
@@ -142,30 +159,33 @@ class EndpointReference:
             self._client.stop()
             pool.shutdown(cancel_futures=True)
 
-    def _score(self, job: _Job) -> tuple[list[float], Usage]:
-        config, request = self.config, job.request
+    def _do(self, job: _Job) -> tuple[list[float] | str, Usage]:
+        config, request, scored = self.config, job.request, job.max_new_tokens is None
         body = chat_body(
             self.model,
             [from_row(job.pictures[position]) for position in job.subset],
             [float(request.times[position]) for position in job.subset],
-            lettered(request.question),
+            lettered(request.question) if request.question.options else request.question.text,
             frames_as=config.frames_as,
             media_type=f"image/{config.image_format}",
-            top_logprobs=config.top_logprobs,
+            top_logprobs=config.top_logprobs if scored else None,
+            max_tokens=job.max_new_tokens or 1,
             extra=config.extra_body,
         )
-        reply, used = self._reply(body)
+        reply, used = self._reply(body, scored)
+        if not scored:
+            return reply.text, used
         options = len(request.question.options)
         values, missing = option_log_probs(reply.top, options)
         return values, used + Usage(missing_letters=missing, unanswered=int(missing == options))
 
-    def _reply(self, body: dict[str, Any]) -> tuple[Reply, Usage]:
+    def _reply(self, body: dict[str, Any], scored: bool) -> tuple[Reply, Usage]:
         key = request_key(self.config.url, body)
         kept = self._cache.get(key)
         if kept is not None:
             return kept, Usage(requests=1, cached=1)
         reply, retries = self._client.ask(body)
-        if not reply.top:
+        if scored and not reply.top:
             raise ReferenceModelError(
                 f"endpoint {self.config.url}: {self.model!r} gives no log-probabilities (top_logprobs), and scores are made of "
                 f"them; use a server that gives them, such as vLLM"

@@ -25,6 +25,8 @@ class Reply:
     """The likeliest first tokens and their log-probabilities; empty where the server gives none."""
     prompt_tokens: int
     completion_tokens: int
+    text: str = ""
+    """What was written."""
 
     @classmethod
     def parse(cls, document: Any) -> Self:
@@ -38,18 +40,21 @@ class Reply:
             usage = document.get("usage") or {}
             content = (choice.get("logprobs") or {}).get("content") or [{}]
             return cls.of(
-                content[0].get("top_logprobs") or [], usage.get("prompt_tokens"), usage.get("completion_tokens")
+                content[0].get("top_logprobs") or [],
+                usage.get("prompt_tokens"),
+                usage.get("completion_tokens"),
+                (choice.get("message") or {}).get("content") or "",
             )
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise MalformedReplyError("not a chat completion") from None
 
     @classmethod
-    def of(cls, top: list[dict[str, Any]], prompt_tokens: Any, completion_tokens: Any) -> Self:
+    def of(cls, top: list[dict[str, Any]], prompt_tokens: Any, completion_tokens: Any, text: Any) -> Self:
         """Check the fields of a reply, from a server or from the cache."""
         pairs = tuple((str(entry["token"]), max(float(entry["logprob"]), _IMPOSSIBLE)) for entry in top)
         if not all(math.isfinite(log_prob) for _, log_prob in pairs):
             raise ValueError("a log-probability is not a number")
-        return cls(pairs, int(prompt_tokens or 0), int(completion_tokens or 0))
+        return cls(pairs, int(prompt_tokens or 0), int(completion_tokens or 0), str(text))
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
@@ -58,7 +63,7 @@ class Reply:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
         """The reply that was written by :meth:`to_json`."""
-        return cls.of(row["top"], row["prompt_tokens"], row["completion_tokens"])
+        return cls.of(row["top"], row["prompt_tokens"], row["completion_tokens"], row["text"])
 
 
 def option_log_probs(top: tuple[tuple[str, float], ...], num_options: int) -> tuple[list[float], int]:
