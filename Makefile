@@ -28,7 +28,7 @@ check: setup
 
 # Minutes on a quiet machine. Each prints JSON and keeps it in benchmarks/results. seeds.py, the demo three times, is not among them.
 bench: setup
-	for name in decode picking memory haystack selecting step checkpointing; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in decode picking memory haystack selecting filtering step checkpointing; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # With the Python that is there: a GPU machine has its own torch, and perhaps no network to install anything.
 bench-gpu:
