@@ -134,7 +134,7 @@ def run_comparison(
     if len(files) < len(questions):
         raise DataError(f"question files need different names, found {[str(path) for path in questions]}")
     examples = {name: read_examples(path) for name, path in files.items()}
-    selectors, digests = _selectors(comparison.selectors)
+    selectors, digests = load_selectors(comparison.selectors)
     answering = [(model_name(model), load_reference(model)) for model in comparison.models]
     if len({name for name, _ in answering}) < len(answering):
         raise ConfigError(f"answering models need different names, found {[name for name, _ in answering]}")
@@ -174,7 +174,7 @@ def model_name(config: ReferenceConfig) -> str:
     return config.model.rstrip("/").rsplit("/", 1)[-1]
 
 
-def _selectors(specs: Sequence[Spec]) -> tuple[list[Selector], dict[str, str]]:
+def load_selectors(specs: Sequence[Spec]) -> tuple[list[Selector], dict[str, str]]:
     """The selectors, and digests of the weights of the policies among them.
 
     Two settings name what several selectors may share: ``policy`` a folder or hub id with one, ``relevance`` that of an
