@@ -12,6 +12,7 @@ from refocus_video.data.selections import (
     FORMAT,
     Chosen,
     check_frames,
+    check_indices,
     check_same_pools,
     pool_fingerprint,
     read_selections,
@@ -57,7 +58,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"frame_indices": [40, 3]}, "line 2: frame_indices must increase"),
         ({"frame_indices": [3, 3]}, "frame_indices must increase"),
         ({"frame_indices": [-1, 3]}, "field 'frame_indices.0'"),
-        ({"frame_indices": []}, "has no frames and no error"),
+        ({"frame_indices": [], "times": []}, "has no frames and no error"),
         ({"frame_indices": [3.5, 40]}, "field 'frame_indices.0'"),
         ({"times": [0.1]}, "2 frames need as many times, found 1"),
         ({"times": [1.6, 0.1]}, "times must not decrease"),
@@ -100,3 +101,13 @@ def test_frames_that_a_video_does_not_have_are_refused() -> None:
 def test_records_do_not_change() -> None:
     with pytest.raises(ValidationError):
         Chosen(**ROW).budget = 3
+
+
+def test_times_alone_can_be_measured_and_not_shown() -> None:
+    known = Chosen(**ROW | {"frame_indices": []})
+    with pytest.raises(DataError, match="has times and no frame indices"):
+        check_indices(known)
+    check_indices(Chosen(**ROW))
+    check_indices(Chosen(**ROW | {"frame_indices": [], "times": [], "positions": None, "error": "no video"}))
+    with pytest.raises(ValidationError, match="2 frames need as many scores"):
+        Chosen(**ROW | {"frame_indices": [], "scores": [0.5]})

@@ -13,6 +13,7 @@ from refocus_video.cli.filter import filter_
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
+from refocus_video.cli.quality import quality
 from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, RefocusError
 
@@ -34,6 +35,7 @@ app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
 app.command("selectors", short_help="List the ways of picking frames.")(selectors)
+app.command("quality", short_help="Measure picked frames against evidence.")(quality)
 app.command("filter", short_help="Keep the questions for which the choice of frames matters.")(filter_)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)

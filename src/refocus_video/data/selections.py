@@ -9,8 +9,8 @@ Every further line is one question at one budget:
 ``question``      its text (may be empty in files made elsewhere)
 ``selector``      who chose
 ``budget``        frames asked for
-``frame_indices`` positions in the source video, increasing; empty where nothing could be chosen
-``times``         presentation times in seconds, one for each frame
+``frame_indices`` positions in the source video, increasing; empty where nothing could be chosen or only times are known
+``times``         presentation times in seconds, one for each frame; may be left out
 ``positions``     optional: positions among the candidates, increasing
 ``candidates``    optional: size of the pool
 ``pool``          optional: fingerprint of the pool's frame indices; runs are compared on equal pools only
@@ -19,7 +19,8 @@ Every further line is one question at one budget:
 ``error``         optional: why there are no frames
 ================  ====================================================================================================
 
-Times are those stored in the video, never index / fps: a file that lacks them can be given them by whoever has the video.
+Times are those stored in the video, never index / fps: a file that lacks them can be given them by whoever has the video. Frames
+can be measured where times are known (``refocus quality``), and shown to a model where indices are. docs/selections.md has more.
 """
 
 import hashlib
@@ -60,7 +61,7 @@ class Chosen(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        count = len(self.frame_indices)
+        count = len(self.frame_indices or self.times)
         if not count and not self.error:
             raise ValueError("has no frames and no error; one of them is needed")
         for name, values in (("times", self.times), ("positions", self.positions), ("scores", self.scores)):
@@ -152,6 +153,18 @@ def check_frames(row: Chosen, frame_count: int) -> None:
     if row.frame_indices and row.frame_indices[-1] >= frame_count:
         raise DataError(
             f"selection for {row.id!r} names frame {row.frame_indices[-1]}; {row.video} has frames 0..{frame_count - 1}"
+        )
+
+
+def check_indices(row: Chosen) -> None:
+    """Refuse a choice whose times are known and whose frames are not.
+
+    Raises:
+        DataError: naming the question.
+    """
+    if row.times and not row.frame_indices:
+        raise DataError(
+            f"selection for {row.id!r} has times and no frame indices; import it again with the video at hand"
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.data.evidence import evidence_recall
-from refocus_video.data.selections import Chosen, check_frames
+from refocus_video.data.selections import Chosen, check_frames, check_indices
 from refocus_video.errors import DataError, RefocusError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.text import exact_match, token_f1
@@ -112,6 +112,7 @@ def _answers(
         for place, row in enumerate(chosen):
             try:
                 check_frames(row, reader.info.num_frames)
+                check_indices(row)
             except DataError as error:
                 reasons[place] = str(error)
         usable = [place for place, row in enumerate(chosen) if row.frame_indices and place not in reasons]

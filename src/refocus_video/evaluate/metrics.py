@@ -231,18 +231,19 @@ def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
         "failed": sum(bool(row.get("error")) for row in group),
         "unparsable": sum(bool(row.get("unparsable")) for row in group),
     }
-    line |= _with_ends("accuracy", float(np.mean(correct)), bootstrap_interval(correct, videos, seed=seed))
+    line |= with_ends("accuracy", float(np.mean(correct)), bootstrap_interval(correct, videos, seed=seed))
     if known:
         ends = bootstrap_interval(recall, [video for _, video in known], seed=seed)
-        line |= _with_ends("recall", float(np.mean(recall)), ends)
+        line |= with_ends("recall", float(np.mean(recall)), ends)
     else:
-        line |= _with_ends("recall", None, (math.nan, math.nan))
+        line |= with_ends("recall", None, (math.nan, math.nan))
     if both is None:
-        return line | _with_ends("accuracy_gain", None, (math.nan, math.nan)) | {"p_value": None}
+        return line | with_ends("accuracy_gain", None, (math.nan, math.nan)) | {"p_value": None}
     gain, low, high = paired_bootstrap(both.mine, both.other, both.videos, seed=seed)
-    return line | _with_ends("accuracy_gain", gain, (low, high)) | {"p_value": mcnemar(both.mine, both.other)}
+    return line | with_ends("accuracy_gain", gain, (low, high)) | {"p_value": mcnemar(both.mine, both.other)}
 
 
-def _with_ends(name: str, value: float | None, ends: tuple[float, float]) -> Row:
+def with_ends(name: str, value: float | None, ends: tuple[float, float]) -> Row:
+    """A number and the ends of its interval as fields of a row; an end that cannot be estimated is None."""
     low, high = (None if math.isnan(end) else end for end in ends)
     return {name: value, f"{name}_low": low, f"{name}_high": high}
