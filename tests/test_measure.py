@@ -15,7 +15,7 @@ from refocus_video.errors import DataError
 from refocus_video.evaluate import quality
 from refocus_video.evaluate.measure import COLUMNS, run_quality
 
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"id": "a1", "video": "a.mp4", "evidence": [[0, 2], [20, 22]], "metadata": {"duration": 100}},
     {"id": "a2", "video": "a.mp4", "evidence": [[50, 60]], "metadata": {"duration": 100}},
     {"id": "b1", "video": "b.mp4", "evidence": [[5, 6]]},
@@ -32,13 +32,9 @@ def questions(tmp_path: Path) -> Path:
 
 
 def _chosen(id: str, times: list[float], selector: str = "mine", **more: Any) -> Chosen:
-    fields: dict[str, Any] = {
-        "video": f"{id[0]}.mp4",
-        "question": "Who?",
-        "budget": 2,
-        "frame_indices": [int(10 * t) for t in times],
-    }
-    return Chosen(**fields | {"id": id, "selector": selector, "times": times, **more})
+    fields: dict[str, Any] = {"video": f"{id[0]}.mp4", "question": "Who?", "budget": 2, **more}
+    fields.setdefault("frame_indices", [int(10 * t) for t in times])
+    return Chosen(id=id, selector=selector, times=times, **fields)
 
 
 def _file(folder: Path, *rows: Chosen, name: str = "s.jsonl") -> Path:
