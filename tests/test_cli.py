@@ -124,7 +124,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------ help
 
 
-COMMANDS = ["select", "init", "warm-start", "filter", "train", "eval", "selectors", "demo", "verify-checkpoint", "env", "quality",
+COMMANDS = ["select", "init", "warm-start", "filter", "train", "eval", "selectors", "demo", "verify-checkpoint", "env",
+            "quality", "choose",
             "haystack generate", "haystack train-reference", "index build", "index ls", "index rm",
             "index prune", "data convert"]  # fmt: skip
 

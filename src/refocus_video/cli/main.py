@@ -6,6 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from refocus_video.cli.choose import choose
 from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.eval import eval_, print_results, selectors
@@ -35,6 +36,7 @@ app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
 app.command("selectors", short_help="List the ways of picking frames.")(selectors)
+app.command("choose", short_help="Pick frames for a file of questions.")(choose)
 app.command("quality", short_help="Measure picked frames against evidence.")(quality)
 app.command("filter", short_help="Keep the questions for which the choice of frames matters.")(filter_)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)

@@ -5,9 +5,10 @@ row says why. Rows are appended video by video, so an interrupted run goes on wh
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video
@@ -44,6 +45,11 @@ class Choosing:
         wrong = ("wrong-question",) if self.wrong_question_of in own else ()
         return (*own, *wrong, *self.ideals)
 
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the selection file says of itself."""
+        return {"format": FORMAT, "selectors": list(self.names), "sampling": self.sampling.model_dump(mode="json")}
+
     def keys(self, examples: Sequence[Example]) -> Iterator[Key]:
         """Every row that the questions of one video will have. A control that does not apply to a question has none."""
         for budget in self.budgets:
@@ -54,11 +60,14 @@ class Choosing:
 
 
 def choose(
-    examples: Sequence[Example], plan: Choosing, path: Path, progress: Callable[[], None] = lambda: None
+    examples: Sequence[Example],
+    plan: Choosing,
+    path: Path,
+    progress: Callable[[], None] = lambda: None,
+    about: Mapping[str, Any] | None = None,
 ) -> list[Chosen]:
-    """Write the selection file ``path`` and return its rows."""
-    head = {"manifest": {"format": FORMAT, "selectors": plan.names, "sampling": plan.sampling.model_dump(mode="json")}}
-    journal = Journal(path, head)
+    """Write the selection file ``path`` and return its rows; ``about`` is added to what it says of itself."""
+    journal = Journal(path, {"manifest": plan.manifest | dict(about or {})})
     groups = by_video(examples)
     finished = journal.keep_finished(
         {video: set(plan.keys(group)) for video, group in groups.items()},
