@@ -15,7 +15,7 @@ PACKAGE = Path(refocus_video.__file__).parent
 CONFIGS = sorted((PACKAGE / "configs").glob("*.yaml"))
 
 FLOORS = {
-    0: {"errors", "types", "config", "files", "assets", "configs", "registry", "version"},
+    0: {"errors", "types", "config", "files", "assets", "configs", "registry", "version", "device"},
     1: {"video", "data", "policy", "reference"},
     2: {"selectors"},
     3: {"train", "evaluate"},

@@ -19,7 +19,7 @@ from refocus_video.config import ReferenceConfig, RunConfig, SamplingConfig, Sta
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.errors import CheckpointError, ConfigError, DataError
-from refocus_video.policy.policy import FramePolicy, PickScores
+from refocus_video.policy.policy import FramePolicy, PickScores, VideoIndex
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.train.features import FeatureStore
@@ -225,6 +225,50 @@ def test_a_step_trains_everything_but_the_tower(examples: list[Example], feature
             assert not torch.equal(value, before[name]), name
     assert numbers["grad_norm"] > 0
     assert numbers["clip_fraction"] == 0  # one iteration: the ratio is 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_accumulated_gradients_are_those_of_one_graph(
+    examples: list[Example], features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def first_step(size: int | None) -> tuple[Trainer, dict[str, Any], list[int]]:
+        changes = {"videos_per_step": 5, "questions_per_video": 3, "num_iterations": 2, "max_grad_norm": 1e9}
+        policy, indexed = tiny_policy(torch.float64), []
+        run = policy.index
+
+        def recording(features: Tensor, *args: Any) -> VideoIndex:
+            indexed.append(len(features) if torch.is_grad_enabled() else 0)
+            return run(features, *args)
+
+        monkeypatch.setattr(policy, "index", recording)
+        config = _config(**changes, per_device_train_batch_size=size)
+        trainer = _trainer(examples, features, tmp_path / str(size), config, policy=policy)
+        return trainer, trainer.step()[0], indexed
+
+    whole, expected, together = first_step(None)
+    parts, found, apart = first_step(size)
+    assert together == [5, 5]  # the rollouts use the first of the two graphs
+    assert max(apart) == size
+    assert sum(apart) == 10
+    assert len(apart) == 3 * -(-5 // size)
+    for ours, theirs in zip(parts.policy.parameters(), whole.policy.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert _numbers([found])[0] == pytest.approx(_numbers([expected])[0], rel=1e-6)
+
+
+def test_mixed_precision_changes_a_step_by_rounding_alone(
+    examples: list[Example], features: Path, tmp_path: Path
+) -> None:
+    wide = _trainer(examples, features, tmp_path / "wide", _config())
+    short = _trainer(examples, features, tmp_path / "short", _config(bf16=True))
+    kinds: set[torch.dtype] = set()
+    short.policy.key_head.register_forward_hook(lambda *call: kinds.add(call[-1].dtype))
+    expected, found = wide.step()[0], short.step()[0]
+    assert kinds == {torch.bfloat16}
+    assert {weight.dtype for weight in short.policy.parameters()} == {torch.float32}
+    assert found["entropy"] == pytest.approx(expected["entropy"], rel=0.02)
+    assert found["entropy"] != expected["entropy"]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

@@ -247,6 +247,8 @@ ScanChoice = Literal["auto", "torch", "triton"]
 class ComputeConfig(Settings):
     """How the policy's backbone is run: speed and memory depend on it, results only by rounding."""
 
+    device: str = "auto"
+    """Where policy and frozen models run: cuda, cuda:1, mps, cpu, or auto for the first of them that is there."""
     scan: ScanChoice = "auto"
     """What computes the recurrence: plain PyTorch, Triton kernels, or whichever suits the device and the weights."""
     segment_tokens: int = Field(default=4096, ge=1)
@@ -382,6 +384,8 @@ class LoopConfig(Settings):
     """The paper trains for about 900 steps."""
     videos_per_step: int = Field(default=8, ge=1)
     questions_per_video: int = Field(default=3, ge=1)
+    bf16: bool = False
+    """Mixed precision: products in bfloat16, weights, sums over tokens and the optimiser in float32."""
     learning_rate: float = Field(default=1e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -397,6 +401,9 @@ class TrainConfig(LoopConfig):
 
     num_generations: int = Field(default=16, ge=2)
     """Subsets of each question (G)."""
+    per_device_train_batch_size: int | None = Field(default=None, ge=1)
+    """Videos whose gradient a device computes at once; the step's other videos are accumulated, with the same result. Memory grows
+    with it. Below the step's videos they are indexed once more, without gradient, for the rollouts. None: all of the step."""
     num_iterations: int = Field(default=1, ge=1)
     """Optimiser steps on each batch of rollouts."""
     stages: tuple[Stage, ...] = (

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import yaml
 
 from refocus_video.assets import locate
 from refocus_video.config import ReferenceConfig, RunConfig
 from refocus_video.data.examples import fingerprint, read_examples
 from refocus_video.data.selections import Chosen, check_same_pools, read_selections
+from refocus_video.device import resolve
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.evaluate.answer import Answering
 from refocus_video.evaluate.choose import Choosing
@@ -134,11 +136,14 @@ def run_comparison(
     if len(files) < len(questions):
         raise DataError(f"question files need different names, found {[str(path) for path in questions]}")
     examples = {name: read_examples(path) for name, path in files.items()}
-    selectors, digests = load_selectors(comparison.selectors)
-    answering = [(model_name(model), load_reference(model)) for model in comparison.models]
+    device = resolve(config.compute.device)
+    selectors, digests = load_selectors(comparison.selectors, device)
+    answering = [(model_name(model), load_reference(model, str(device))) for model in comparison.models]
     if len({name for name, _ in answering}) < len(answering):
         raise ConfigError(f"answering models need different names, found {[name for name, _ in answering]}")
-    judge = None if comparison.judge is None else ModelJudge(answering_model(load_reference(comparison.judge)))
+    judge = (
+        None if comparison.judge is None else ModelJudge(answering_model(load_reference(comparison.judge, str(device))))
+    )
     if comparison.in_words or any(example.accepted for group in examples.values() for example in group):
         answering = [(name, answering_model(model)) for name, model in answering]
     results: dict[str, dict[str, Any]] = {}
@@ -174,12 +179,13 @@ def model_name(config: ReferenceConfig) -> str:
     return config.model.rstrip("/").rsplit("/", 1)[-1]
 
 
-def load_selectors(specs: Sequence[Spec]) -> tuple[list[Selector], dict[str, str]]:
+def load_selectors(specs: Sequence[Spec], device: torch.device | str = "auto") -> tuple[list[Selector], dict[str, str]]:
     """The selectors, and digests of the weights of the policies among them.
 
     Two settings name what several selectors may share: ``policy`` a folder or hub id with one, ``relevance`` that of an
     image–text model.
     """
+    device = resolve(device)
     policies: dict[str, FramePolicy] = {}
     scorers: dict[str, Any] = {}
     made: list[Selector] = []
@@ -187,9 +193,9 @@ def load_selectors(specs: Sequence[Spec]) -> tuple[list[Selector], dict[str, str
         settings = dict(spec.settings)
         policy, relevance = settings.pop("policy", None), settings.pop("relevance", None)
         if policy is not None and policy not in policies:
-            policies[policy] = FramePolicy.from_pretrained(locate(str(policy), "policy"))
+            policies[policy] = FramePolicy.from_pretrained(locate(str(policy), "policy"), device, "auto")
         if relevance is not None and relevance not in scorers:
-            scorers[relevance] = Relevance.from_pretrained(str(relevance))
+            scorers[relevance] = Relevance.from_pretrained(str(relevance), device=device)
         parts = Parts(scorer=scorers.get(relevance), policy=policies.get(policy))
         made.append(make_selector(spec.name, parts, **settings))
     names = [selector.name for selector in made]

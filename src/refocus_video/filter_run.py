@@ -81,7 +81,7 @@ def filter_questions(
     if parquet:
         check_parquet()
     asked = QuestionFile(questions, lambda examples: with_options(examples, "the reward-variance filter"))
-    accelerator = new_accelerator(output, PATIENCE)
+    accelerator = new_accelerator(output, config.compute.device, patience=PATIENCE)
     reference = store.reference if store else load_reference(config.reference, str(accelerator.device))
     measured = {
         "questions": asked.fingerprint,

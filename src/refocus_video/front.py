@@ -15,6 +15,7 @@ def select(
     frames: int = 8,
     *,
     policy: str | Path = HAYSTACK_TINY,
+    device: str = "auto",
     **options: Unpack[Options],
 ) -> Selection:
     """Pick ``frames`` frames of a video for a question.
@@ -27,10 +28,11 @@ def select(
         frames: the budget.
         policy: folder or hub id of a trained policy. The default comes with the package and knows only the generated
             videos of the demo; on other videos it runs, but its choice means little.
+        device: "cuda", "cuda:1", "mps" or "cpu"; "auto" takes the first of them that is there.
         **options: how to choose: temperature, seed, strategy, samples, min_gap, forced; see :meth:`FrameSelector.select`.
 
     Raises:
         RefocusError: in one clear line, when the video, the question or the budget cannot be used.
     """
-    selector = FrameSelector.from_pretrained(locate(str(policy), "policy"))
+    selector = FrameSelector.from_pretrained(locate(str(policy), "policy"), device=device)
     return selector.select(video, question, frames, **options)

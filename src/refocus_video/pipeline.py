@@ -19,6 +19,7 @@ from refocus_video.assets import locate
 from refocus_video.config import RunConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.examples import read_examples
+from refocus_video.device import resolve
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.files import write_json
 from refocus_video.selectors.relevance import Relevance
@@ -48,8 +49,8 @@ def train_policy(
     ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
     """
     examples = read_examples(questions)
-    accelerator = new_accelerator(output)
-    store = store or feature_store(config, features, str(accelerator.device))
+    accelerator = new_accelerator(output, config.compute.device)
+    store = store or feature_store(config, features, accelerator.device)
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
     failures = build(store.views, examples, progress, accelerator, enough=lambda frames: frames >= largest)
     usable = [example for example in examples if example.video not in failures]
@@ -83,7 +84,7 @@ def warm_start(
     ``features`` is the folder where features lie; None for the one that all runs share.
     """
     examples = read_examples(questions)
-    accelerator = new_accelerator(output)
+    accelerator = new_accelerator(output, config.compute.device)
     source = locate(config.warm.teacher or config.start.tower, "reference")
     teacher = Relevance.from_pretrained(source, device=accelerator.device)
     policy = new_policy(config).to(accelerator.device)
@@ -131,13 +132,14 @@ def _run(trainer: Loop, title: str, progress: Progress, note: Callable[[dict[str
     return history
 
 
-def feature_store(config: RunConfig, folder: Path | None = None, device: str = "cpu") -> FeatureStore:
-    """Policy and reference model of a configuration, and a store of what they see.
+def feature_store(config: RunConfig, folder: Path | None = None, device: torch.device | None = None) -> FeatureStore:
+    """Policy and reference model of a configuration, on the device that it asks for or a given one, and a store of what they see.
 
     It lies in ``folder``, or where all runs share it: what one command has looked at, no other looks at again.
     """
-    reference = load_reference(config.reference, device)
-    policy = new_policy(config).to(torch.device(device))
+    device = device or resolve(config.compute.device)
+    reference = load_reference(config.reference, str(device))
+    policy = new_policy(config).to(device)
     return FeatureStore(folder or features_folder(), config, policy, reference)
 
 
@@ -174,24 +176,36 @@ def none_usable(failures: dict[str, str]) -> DataError:
     return DataError(f"none of the {len(failures)} videos can be used; the first: {next(iter(failures.values()))}")
 
 
-def new_accelerator(output: Path, patience: timedelta | None = None) -> Accelerator:
-    """Processes and devices as launched; TensorBoard logs where it is installed.
+def new_accelerator(output: Path, device: str = "auto", *, patience: timedelta | None = None) -> Accelerator:
+    """Processes as launched, each on its device; TensorBoard logs where it is installed.
 
     Args:
         output: the folder of the run.
+        device: as :func:`refocus_video.device.resolve` reads it.
         patience: how long a process waits for the others; the library's own limit if left out.
 
     Raises:
-        ConfigError: if the launcher started several processes that do not find each other.
+        ConfigError: if the device is not there or not what the launcher gives, or if the launcher started several processes that
+            do not find each other.
     """
     from importlib.util import find_spec
 
     logs = "tensorboard" if find_spec("tensorboard") else None
     waiting = [InitProcessGroupKwargs(timeout=patience)] if patience is not None else []
+    wanted = resolve(device)
     # Without a GPU, accelerate takes no notice of torchrun unless it is told that the processor is meant.
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), log_with=logs, project_dir=str(output), kwargs_handlers=waiting
+        cpu=wanted.type == "cpu",
+        log_with=logs,
+        project_dir=str(output),
+        kwargs_handlers=waiting,
     )
+    given = accelerator.device
+    if given.type != wanted.type or wanted.index not in (None, given.index):
+        raise ConfigError(
+            f"asked for device {device!r}, but the launcher gives {given}; leave the number out and choose GPUs with "
+            "CUDA_VISIBLE_DEVICES"
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config
 from refocus_video.errors import DataError
 
 
@@ -51,6 +51,7 @@ def eval_(
         ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="The selector that gains are measured against.")] = "uniform",
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -66,7 +67,7 @@ def eval_(
     from refocus_video.config import ReferenceConfig
     from refocus_video.evaluation import POLICY, Comparison, Spec, default_selectors, run_comparison
 
-    found = load_config(config, overrides)
+    found = load_config(config, overrides, device)
     specs = [Spec.parse(text) for text in selector or ()]
     specs = [
         Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs

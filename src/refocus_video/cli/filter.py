@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, Questions, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config
 
 
 def filter_(
@@ -25,6 +25,7 @@ def filter_(
         typer.Option(help="Keep what the reference model sees of the videos in this folder; dropped if left out."),
     ] = None,
     parquet: Annotated[bool, typer.Option("--parquet", help="Write the results as Parquet too.")] = False,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -37,7 +38,7 @@ def filter_(
     from refocus_video.filter_run import filter_questions
 
     chosen = [f"filter.{key}={value}" for key, value in (("threshold", threshold), ("keep", keep)) if value is not None]
-    settings = load_config(config, [*(overrides or ()), *chosen])
+    settings = load_config(config, [*(overrides or ()), *chosen], device)
     numbers = filter_questions(questions, output, settings, progress, features=features, parquet=parquet)
     if as_json:
         print_json(numbers)

@@ -11,9 +11,11 @@ import typer
 from typer.core import TyperGroup
 
 from refocus_video.cli.console import MAIN_PROCESS, notes, print_json, print_table
+from refocus_video.cli.options import AsJson, Device
 from refocus_video.errors import DataError, RefocusError
 
 if TYPE_CHECKING:
+    from refocus_video.policy.policy import FramePolicy
     from refocus_video.selectors.store import Entry, IndexStore
     from refocus_video.selectors.stream import OnProgress
 
@@ -44,7 +46,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
 @app.command("build", short_help="Index videos; the word build may be left out.")
@@ -60,6 +61,7 @@ def build(
     by_content: Annotated[
         bool, typer.Option("--by-content", help="Know videos by their bytes instead of path, size and time of change.")
     ] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Decode, encode and index videos; `refocus select` with the same options answers from the stored index."""
@@ -70,7 +72,7 @@ def build(
 
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
     store = _store(dtype, by_content)
-    loaded = FramePolicy.from_pretrained(locate(policy, "policy"))
+    loaded = FramePolicy.from_pretrained(locate(policy, "policy"), device or "auto", "auto")
     name = revision(loaded)
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -94,7 +96,7 @@ def build(
             "index": str(opened.path),
         })  # fmt: skip
     if as_json:
-        print_json({"videos": rows, "failed": failed, "scan": loaded.backbone.backend()})
+        print_json({"videos": rows, "failed": failed, **ran_on(loaded)})
     elif rows:
         print_table(
             f"Indexes in {store.folder}",
@@ -205,6 +207,12 @@ def indexing_bar(title: str) -> Iterator["OnProgress"]:
             bar.update(task, completed=state.done, total=state.total, speed=speed, visible=True)
 
         yield on_progress
+
+
+def ran_on(policy: "FramePolicy") -> dict[str, str]:
+    """Where a policy runs, in which type, and what computes its scan."""
+    dtype = str(policy.logit_scale.dtype).removeprefix("torch.")
+    return {"device": str(policy.device), "dtype": dtype, "scan": policy.backbone.backend()}
 
 
 def parse_size(text: str) -> int:

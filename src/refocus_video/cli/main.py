@@ -13,7 +13,16 @@ from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.filter import filter_
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
-from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, hide_loading_bars, load_config
+from refocus_video.cli.options import (
+    AsJson,
+    ConfigName,
+    Device,
+    Features,
+    Overrides,
+    Questions,
+    hide_loading_bars,
+    load_config,
+)
 from refocus_video.cli.quality import quality
 from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, RefocusError
@@ -120,6 +129,7 @@ def select(
     by_content: Annotated[
         bool, typer.Option("--by-content", help="Know the video by its bytes instead of path, size and time of change.")
     ] = False,
+    device: Device = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
     ] = None,
@@ -151,6 +161,7 @@ def select(
         max_candidates=max_candidates,
         no_cache=no_cache,
         by_content=by_content,
+        device=device or "auto",
         sheet=sheet,
         explain=explain,
         as_json=as_json,
@@ -228,6 +239,7 @@ def train(
     questions: Questions,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/train"),
     features: Features = None,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -238,7 +250,7 @@ def train(
     """
     from refocus_video.pipeline import train_policy
 
-    numbers = train_policy(questions, output, load_config(config, overrides), progress, features=features)
+    numbers = train_policy(questions, output, load_config(config, overrides, device), progress, features=features)
     if as_json:
         print_json(numbers)
     else:

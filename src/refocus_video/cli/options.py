@@ -16,6 +16,10 @@ ConfigName = Annotated[
         "--config", help="YAML file, or haystack, lite, paper-v1, paper-v2. The paper's second version if left out."
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="cuda, cuda:1, mps or cpu; the first of them that is there if left out."),
+]
 Features = Annotated[
     Path | None,
     typer.Option(
@@ -34,9 +38,10 @@ def hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-def load_config(name: str | None, overrides: list[str] | None) -> Any:
+def load_config(name: str | None, overrides: list[str] | None, device: str | None = None) -> Any:
     """The run's settings."""
     from refocus_video.config import RunConfig, named_config
 
     hide_loading_bars()
-    return RunConfig.load(None if name is None else named_config(name), tuple(overrides or ()))
+    given = [] if device is None else [f"compute.device={device}"]
+    return RunConfig.load(None if name is None else named_config(name), (*given, *(overrides or ())))

@@ -7,7 +7,7 @@ import numpy as np
 
 from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.cli.console import notes, print_json, print_table
-from refocus_video.cli.index import indexing_bar
+from refocus_video.cli.index import indexing_bar, ran_on
 from refocus_video.config import SamplingConfig
 from refocus_video.selectors.explain import Explanation
 from refocus_video.selectors.learned import FrameSelector
@@ -38,6 +38,7 @@ def run_select(
     max_candidates: int,
     no_cache: bool,
     by_content: bool,
+    device: str,
     sheet: Path | None,
     explain: bool,
     as_json: bool,
@@ -57,7 +58,7 @@ def run_select(
     path = sheet or Path(f"{video.stem}.frames.png")
     check_target(path)
     store = None if no_cache else IndexStore(default_folder(), by_content=by_content)
-    selector = FrameSelector.from_pretrained(locate(policy, "policy"), sampling=sampling, store=store)
+    selector = FrameSelector.from_pretrained(locate(policy, "policy"), device=device, sampling=sampling, store=store)
     if policy == HAYSTACK_TINY:
         notes.print(
             "policy haystack-tiny: trained on the generated videos of `refocus demo` only; "
@@ -76,7 +77,7 @@ def run_select(
     if explanation:
         draw_map(explanation, map_path)
     if as_json:
-        about = {"strategy": picking.resolved, "sheet": str(path)}
+        about = {"strategy": picking.resolved, "sheet": str(path), **ran_on(selector.policy)}
         told = {**explanation.to_json(), **about, "map": str(map_path)} if explanation else selection.to_json() | about
         print_json(told)
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Features, Overrides, Questions, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Device, Features, Overrides, Questions, load_config
 
 
 def warm_start(
@@ -23,6 +23,7 @@ def warm_start(
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/warm"),
     features: Features = None,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -37,7 +38,9 @@ def warm_start(
     given = [
         f"{key}={value}" for key, value in (("start.policy", start), ("warm.teacher", teacher)) if value is not None
     ]
-    numbers = run(questions, output, load_config(config, [*given, *(overrides or ())]), progress, features=features)
+    numbers = run(
+        questions, output, load_config(config, [*given, *(overrides or ())], device), progress, features=features
+    )
     if as_json:
         print_json(numbers)
         return

@@ -24,6 +24,10 @@ class Apart:
     after: Tensor
     """Position of the first candidate far enough after each one, (Q, F) int64; F when there is none."""
 
+    def to(self, device: torch.device) -> "Apart":
+        """The same on another device."""
+        return Apart(self.before.to(device), self.after.to(device))
+
     def near(self, pick: Tensor) -> Tensor:
         """The candidates too close to a pick, itself among them: (Q, G) -> (Q, G, F) bool."""
         positions = torch.arange(self.after.shape[1], device=pick.device)  # (F,)

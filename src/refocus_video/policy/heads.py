@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refocus_video.config import HeadNorm, PolicyConfig
+from refocus_video.device import full_precision, in_full_precision
 from refocus_video.errors import BudgetError
 
 EPS = 1e-6
@@ -136,7 +137,8 @@ class PolicyHeads(nn.Module):
         ready = keys.to(wide) * self._scale(wide, temperature)
         if uses <= keys.shape[0] * keys.shape[1] or self.query_head.norm != "none" or keys.dtype != wide:
             return Lookup(ready, self.query_head)
-        return Lookup(ready @ self.query_head.weight, None)
+        with full_precision(keys.device):
+            return Lookup(ready @ self.query_head.weight, None)
 
     def _scale(self, dtype: torch.dtype, temperature: float) -> Tensor:
         """What the product of a query and a key is multiplied by, () or (D,)."""
@@ -151,6 +153,7 @@ class PolicyHeads(nn.Module):
         return values if self.config.value_head_norm == "none" else values * self.value_head_scale
 
 
+@in_full_precision
 def masked_logits(queries: Tensor, keys: Tensor, taken: Tensor, valid: Tensor) -> Tensor:
     """Products of queries and keys in at least float32, −∞ where a frame is taken or does not exist.
 

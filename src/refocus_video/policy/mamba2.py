@@ -22,7 +22,7 @@ C convolution channels (E + 2 · state size). Inside the recurrence: see ssd.py.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from refocus_video.config import ComputeConfig, PolicyConfig, ScanChoice
+from refocus_video.device import product_dtype
 from refocus_video.policy.scan import Backend, backend, scan
 from refocus_video.policy.ssd import OwnTokens, ssd_branch
 
@@ -67,6 +68,17 @@ class State:
     def detach(self) -> "State":
         """The same numbers without their gradient history."""
         return self.map(Tensor.detach)
+
+    @staticmethod
+    def stacked(states: "Sequence[State]") -> "State":
+        """The rows of several states, one after the other."""
+        by_layer = zip(*(state.layers for state in states), strict=True)
+        return State(
+            tuple(
+                LayerState(torch.cat([each.conv for each in layer]), torch.cat([each.ssm for each in layer]))
+                for layer in by_layer
+            )
+        )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "State":
         """Apply a function to every tensor."""
@@ -206,13 +218,13 @@ class Backbone(nn.Module):
         """How to run; may be replaced at any time."""
 
     def backend(self, *, gradient: bool = False) -> Backend:
-        """What computes the scan where the weights are now, when a gradient is needed or not.
+        """What computes the scan where the weights are now, inside ``torch.autocast`` or not, when a gradient is needed or not.
 
         Raises:
             ConfigError: when the back-end asked for cannot run there.
         """
         weight = self.embedding.weight
-        return backend(self.compute.scan, weight.device, weight.dtype, gradient=gradient)
+        return backend(self.compute.scan, weight.device, product_dtype(weight), gradient=gradient)
 
     def initial_state(self, rows: int) -> State:
         """The state before the first token, for a number of sequences."""

@@ -71,7 +71,8 @@ def allowed(index: VideoIndex, asked: Asked, budget: int, times: Tensor | None =
     if min_gap <= 0:
         return Allowed(valid, None)
     assert times is not None, "a gap in seconds needs the times of the candidates"
-    gap = apart(times.to(valid.device).index_select(0, asked.rows), valid, min_gap)
+    # Times are float64, which a Mac's GPU does not have: only what they come to is moved.
+    gap = apart(times.cpu()[asked.rows.cpu()], valid.cpu(), min_gap).to(valid.device)
     most = int(gap.longest(valid[:, None]).amax((1, 2)).min())
     if most < budget:
         raise BudgetError(
@@ -108,7 +109,8 @@ def pick_frames(
         group_size: independent subsets per question (G).
         temperature: of the distribution at each pick.
         greedy: take the most probable frame instead of sampling.
-        generator: source of randomness, on the policy's device; or one for each question.
+        generator: source of randomness, or one for each question. Its numbers are made where it lives: on the processor they
+            are the same whatever the device.
         keep_distributions: return the whole distribution at each pick.
         forced: the first picks of every subset instead of chosen ones, (Q, G, m) int64; their log-probs are the policy's.
         times: of the candidates in seconds, (B, F) float64; needed for a gap.
@@ -171,13 +173,17 @@ def pick_frames(
 
 def _sample(log_p: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """One draw per row by the Gumbel trick: (Q, G, F) -> (Q, G). A frame of probability 0 is never drawn."""
-    noise = torch.empty_like(log_p)
     if isinstance(generator, Sequence):
-        for part, own in zip(noise, generator, strict=True):
-            part.exponential_(generator=own)
+        noise = torch.stack([_noise(part, own) for part, own in zip(log_p, generator, strict=True)])
     else:
-        noise.exponential_(generator=generator)
-    return (log_p - noise.log()).argmax(-1)
+        noise = _noise(log_p, generator)
+    return (log_p - noise.to(log_p.device).log()).argmax(-1)
+
+
+def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Exponential numbers in the shape of a tensor, made where the generator lives."""
+    device = like.device if generator is None else generator.device
+    return torch.empty(like.shape, dtype=like.dtype, device=device).exponential_(generator=generator)
 
 
 def _steps(forced: Tensor, rows: tuple[int, int], num_frames: int, budget: int) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ L tokens, C feature channels, D width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from refocus_video.config import PolicyConfig, VisionConfig
+from refocus_video.device import default_dtype, resolve
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.checkpoint import load_folder, save_folder, save_released_folder
 from refocus_video.policy.files import load_weights
@@ -73,6 +74,15 @@ def joined(parts: Sequence[VideoIndex]) -> VideoIndex:
     """One index of stretches of the same videos that were indexed one after the other, each from the state before it."""
     keys, values, valid = ([getattr(part, name) for part in parts] for name in ("keys", "values", "valid"))
     return VideoIndex(torch.cat(keys, 1), torch.cat(values, 1), torch.cat(valid, 1), parts[-1].state)
+
+
+def stacked(parts: Sequence[VideoIndex]) -> VideoIndex:
+    """One index of the videos of several, one after the other, padded to the longest video."""
+    frames = max(len(part) for part in parts)
+    keys, values, valid = (
+        torch.cat([_padded(getattr(part, name), frames) for part in parts]) for name in ("keys", "values", "valid")
+    )
+    return VideoIndex(keys, values, valid, State.stacked([part.state for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +313,7 @@ class FramePolicy(PolicyHeads):
         cls,
         name: str | Path,
         device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | Literal["auto"] = torch.float32,
         tokenizer: Tokenizer | None = None,
         *,
         vision: VisionConfig | None = None,
@@ -313,20 +323,24 @@ class FramePolicy(PolicyHeads):
 
         Args:
             name: a folder, or a hub id such as ``owner/name``.
-            device: where the weights go.
-            dtype: of the weights.
+            device: where the weights go; "auto" for a GPU if there is one, as :func:`refocus_video.device.resolve`.
+            dtype: of the weights; "auto" for bfloat16 on a GPU where they are stored so, float32 otherwise.
             tokenizer: used instead of the one in the folder.
             vision: sizes of the vision tower of a released checkpoint, where its name does not tell them.
             vision_tower: folder or hub id of that tower, instead of the one that the checkpoint names.
 
         Raises:
             CheckpointError: when files are missing or weights do not fit.
+            ConfigError: when there is no such device.
         """
+        device = resolve(device)
         loaded = load_folder(name, tokenizer, vision, vision_tower)
         with torch.device("meta"):  # spends nothing on random weights that are replaced at once
             policy = cls(loaded.config, loaded.tokenizer)
         load_weights(policy, loaded.weights, str(name))
         policy.released = loaded.released
+        if dtype == "auto":
+            dtype = default_dtype(device, policy.backbone.embedding.weight.dtype)
         policy.vision.number_positions()
         policy = policy.to(device, dtype).eval()
         if (
@@ -387,6 +401,11 @@ class FramePolicy(PolicyHeads):
         residual, state = self.backbone.run(embedded, state, lengths, recompute=recompute)
         # A copy, because the norm would keep the residual of all tokens alive for the sake of the last ones.
         return self.backbone.norm_f(residual[:, tokens - 1 :: tokens].contiguous()), state
+
+
+def _padded(table: Tensor, frames: int) -> Tensor:
+    """(B, F, ...) -> (B, frames, ...), filled with zeros."""
+    return torch.cat([table, table.new_zeros(len(table), frames - table.shape[1], *table.shape[2:])], 1)
 
 
 def picked_before(picks: Tensor, num_frames: int) -> Tensor:

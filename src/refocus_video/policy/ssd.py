@@ -15,7 +15,7 @@ Where we differ from the papers:
 4. Branches read the shared state through one product and keep only their own tokens; the released code copies the
    state once per branch. A state is never written in place.
 
-Arithmetic is float32, or float64 for float64 inputs.
+Arithmetic is float32, or float64 for float64 inputs, also inside ``torch.autocast``: sums of thousands of tokens do not bear less.
 
 Legend (lower case, because the papers' own letters clash): b batch, q questions, g branches of a question (group),
 l tokens, s earlier tokens, c chunks, h heads, p channels per head, n state size.
@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from refocus_video.device import in_full_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class OwnTokens:
     """Sum of the log-decays since the shared state, (q, g, h, s)."""
 
 
+@in_full_precision
 def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """One token of the recurrence.
 
@@ -59,6 +62,7 @@ def ssd_step(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
     return y.view_as(x), state
 
 
+@in_full_precision
 def ssd_scan(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor, *, chunk: int) -> tuple[Tensor, Tensor]:
     """The recurrence over a whole sequence of any length, differentiable.
 
@@ -115,6 +119,7 @@ def ssd_scan(x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor, 
     return y.flatten(1, 2)[:, :length], state
 
 
+@in_full_precision
 def ssd_branch(
     x: Tensor, log_decay: Tensor, b: Tensor, c: Tensor, state: Tensor, *, past: OwnTokens | None = None
 ) -> tuple[Tensor, OwnTokens]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -100,7 +100,7 @@ class OpenLearned:
             budget,
             picking,
             times=torch.from_numpy(self.times)[None],  # (1, F)
-            generators=[torch.Generator(policy.device).manual_seed(int(seed)) for seed in seeds],
+            generators=[torch.Generator().manual_seed(int(seed)) for seed in seeds],  # the same on every device
             explain=explain,
             step=self.selector.step,
         )
@@ -112,7 +112,7 @@ class OpenLearned:
 
 
 def _array(x: Tensor) -> FloatArray:
-    return np.asarray(x.double().cpu())
+    return np.asarray(x.cpu().double())
 
 
 class FrameSelector:
@@ -145,16 +145,25 @@ class FrameSelector:
         cls,
         source: str | Path,
         *,
-        device: str = "cpu",
+        device: str | torch.device = "auto",
+        dtype: torch.dtype | Literal["auto"] = "auto",
         sampling: SamplingConfig | None = None,
         store: IndexStore | None = None,
     ) -> Self:
         """Load a policy from a folder or the Hugging Face Hub.
 
+        Args:
+            source: the folder, or a hub id such as ``owner/name``.
+            device: "cuda", "cuda:1", "mps" or "cpu"; "auto" takes the first of them that is there.
+            dtype: of the weights; "auto" is bfloat16 on a GPU where the checkpoint stores it, float32 otherwise.
+            sampling: which frames are candidates; the paper's if left out.
+            store: where indexes of videos are kept; None keeps none.
+
         Raises:
             CheckpointError: if there is none, or its weights do not fit.
+            ConfigError: if there is no such device.
         """
-        policy = FramePolicy.from_pretrained(source, device=device)
+        policy = FramePolicy.from_pretrained(source, device, dtype)
         return cls(policy, sampling=sampling or SamplingConfig(), store=store)
 
     def candidates(self, video: str | Path) -> Candidates:

@@ -126,7 +126,7 @@ def choose(
         budget: frames to pick (K).
         picking: how; its seed is the caller's business.
         times: of the candidates in seconds, (B, F) float64.
-        generators: source of randomness of each question, on the policy's device.
+        generators: source of randomness of each question, on any device.
         explain: return the distributions too: what the policy thought at each pick, given the picks before it.
         step: as in ``pick_frames``.
 

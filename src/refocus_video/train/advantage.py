@@ -37,5 +37,9 @@ def group_advantages(rewards: Tensor, scale: Tensor | float | None = None) -> Te
         (Q, G); each row sums to 0.
     """
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
-    divisor = group_std(rewards)[:, None] if scale is None else torch.as_tensor(scale, dtype=rewards.dtype)
+    divisor = (
+        group_std(rewards)[:, None]
+        if scale is None
+        else torch.as_tensor(scale, dtype=rewards.dtype, device=rewards.device)
+    )
     return centred / (divisor + EPSILON)

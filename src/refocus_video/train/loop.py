@@ -2,7 +2,8 @@
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,12 +35,12 @@ class Loop(ABC):
             policy: its vision tower stays frozen.
             settings: of the loop.
             output: folder of checkpoints and metrics.
-            accelerator: processes and devices; by default one process.
+            accelerator: processes and devices; by default one process where the policy is.
 
         Raises:
             ConfigError: if the videos of a step cannot be shared evenly among the processes.
         """
-        self.accelerator = accelerator or Accelerator(cpu=True)
+        self.accelerator = accelerator or Accelerator(cpu=policy.device.type == "cpu")
         self.policy = policy.to(self.accelerator.device)
         self.settings, self.output = settings, output
         self.trained = [p for n, p in policy.named_parameters() if not n.startswith("vision.tower")]
@@ -96,16 +97,24 @@ class Loop(ABC):
         asked = torch.tensor(float(stop), device=self.policy.device)
         return bool(self.accelerator.reduce(asked, reduction="sum") > 0)
 
-    def update(self, loss: Tensor, step: int) -> float:
-        """Backward pass, gradients averaged over processes, one optimiser step; returns the gradient's norm before clipping."""
+    def autocast(self) -> AbstractContextManager[object]:
+        """Where forward passes run: in bfloat16 products, if the settings say so."""
+        return torch.autocast(self.policy.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
+
+    def update(self, losses: Iterable[Tensor], step: int) -> float:
+        """Backward passes, gradients averaged over processes, one optimiser step; returns the gradient's norm before clipping.
+
+        The losses are parts of a sum. Each is asked for after the backward pass of the one before: one graph is alive at a time.
+        """
         settings = self.settings
-        if not torch.isfinite(loss):
-            raise ConfigError(f"the loss became {loss.item()} at step {step + 1}; lower learning_rate")
         factor = learning_rate_factor(step, settings.max_steps, settings.warmup_steps, settings.decay_from)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
+        for loss in losses:
+            if not torch.isfinite(loss):
+                raise ConfigError(f"the loss became {loss.item()} at step {step + 1}; lower learning_rate")
+            self.accelerator.backward(loss)
         if self.accelerator.num_processes > 1:
             for parameter in self.trained:
                 parameter.grad = self.accelerator.reduce(

@@ -27,6 +27,7 @@ def policy_gradient_loss(
     entropy_coef: float,
     epsilon: float,
     live: Tensor | None = None,
+    share: float = 1.0,
 ) -> PolicyLoss:
     """Clipped surrogate per pick, averaged over picks, subsets and questions, minus the entropy bonus.
 
@@ -39,13 +40,15 @@ def policy_gradient_loss(
         epsilon: the ratio is clipped to 1 ± epsilon.
         live: groups that count towards the surrogate, (Q,) bool; all by default. The denominator stays Q, so that a batch with
             few live groups takes a smaller step. The entropy bonus counts every group.
+        share: of a step's questions that these are. All numbers are multiplied by it, so that those of a step's parts add up to
+            those of the whole.
     """
     ratio = (log_probs - old_log_probs).exp()
     weights = advantages[..., None] if live is None else (advantages * live[:, None])[..., None]
     surrogate = torch.minimum(ratio * weights, ratio.clamp(1 - epsilon, 1 + epsilon) * weights)
     mean_entropy = entropy.mean()
     return PolicyLoss(
-        loss=-surrogate.mean() - entropy_coef * mean_entropy,
-        entropy=mean_entropy.detach(),
-        clip_fraction=((ratio - 1).abs() > epsilon).float().mean().detach(),
+        loss=share * (-surrogate.mean() - entropy_coef * mean_entropy),
+        entropy=share * mean_entropy.detach(),
+        clip_fraction=share * ((ratio - 1).abs() > epsilon).float().mean().detach(),
     )

@@ -27,13 +27,28 @@ class Batch:
     videos: tuple[VideoFeatures, ...]
     """B videos."""
     rows: Tensor
-    """The video of each example, (Q,) int64."""
+    """The video of each example, (Q,) int64, in ascending order."""
+
+    @property
+    def questions(self) -> list[Question]:
+        """What a policy is asked."""
+        return [example.question for example in self.examples]
 
     def features(self) -> tuple[Tensor, Tensor]:
         """The policy's features padded to the longest video, (B, F, P, C), and how many frames each has, (B,)."""
         lengths = torch.tensor([len(video) for video in self.videos])
         parts = [video.policy.float() for video in self.videos]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), lengths
+
+    def split(self, videos: int | None) -> list["Batch"]:
+        """The same questions in the same order, as batches of at most so many videos; None for all in one."""
+        size = videos or len(self.videos)
+        parts = []
+        for first in range(0, len(self.videos), size):
+            mine = ((self.rows >= first) & (self.rows < first + size)).nonzero().flatten()
+            examples = tuple(self.examples[row] for row in mine.tolist())
+            parts.append(Batch(examples, self.videos[first : first + size], self.rows[mine] - first))
+        return parts
 
 
 @dataclass(frozen=True, slots=True)

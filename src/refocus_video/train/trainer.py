@@ -8,11 +8,14 @@ Where we differ from the paper:
 1. The entropy coefficient can be steered towards a target entropy (docs/experiments.md says when that matters).
 2. Advantages can be scaled by a running average of the spread (see ``advantage.py``).
 3. With one optimiser step per batch the rollout uses the states of the very pass that carries the gradient: no second prefix.
-4. Groups without spread are counted and masked; the paper does not say what it does.
+4. Where all videos of a step do not fit on the device at once, their gradients are accumulated
+   (``per_device_train_batch_size``): the rollouts then need a pass without gradient of their own.
+5. Groups without spread are counted and masked; the paper does not say what it does.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from refocus_video.config import ReferenceConfig, Stage, TrainConfig
 from refocus_video.data.evidence import by_video, evidence_recall, random_recall
 from refocus_video.data.examples import fingerprint
 from refocus_video.errors import DataError
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex, stacked
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.advantage import group_advantages, group_std, live_groups
 from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef
@@ -41,6 +44,34 @@ from refocus_video.train.schedule import (
     videos_of_step,
 )
 from refocus_video.types import Example
+
+
+@dataclass(slots=True)
+class Lot:
+    """The questions of a step whose gradient is computed at once."""
+
+    batch: Batch
+    picks: Tensor
+    """(Q, G, K)."""
+    advantages: Tensor
+    """(Q, G)."""
+    live: Tensor
+    """(Q,) bool."""
+    share: float
+    """Of the step's questions in this process."""
+    old: Tensor | None = None
+    """Log-probs of the picks (Q, G, K) before the step's first update, once they are known."""
+    numbers: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What they add to the loss, the entropy and the share of clipped picks."""
+
+
+def cut(parts: Sequence[Batch], picks: Tensor, advantages: Tensor, live: Tensor) -> list[Lot]:
+    """What belongs to each part of a batch."""
+    total, first, lots = len(picks), 0, []
+    for part in parts:
+        mine = slice(first, first := first + len(part.examples))
+        lots.append(Lot(part, picks[mine], advantages[mine], live[mine], share=len(part.examples) / total))
+    return lots
 
 
 class Trainer(Loop):
@@ -67,7 +98,7 @@ class Trainer(Loop):
             config: of the training.
             scoring: how scores become rewards.
             output: folder of checkpoints and metrics.
-            accelerator: processes and devices; by default one process.
+            accelerator: processes and devices; by default one process where the policy is.
 
         Raises:
             DataError: if there is nothing to train on, or a stage has no question of its types.
@@ -81,9 +112,8 @@ class Trainer(Loop):
         self._check(examples)
 
     def _check(self, examples: Sequence[Example]) -> None:
-        self.policy.backbone.backend(
-            gradient=True
-        )  # one that was asked for and cannot run is refused before the first step
+        with self.autocast():  # one that was asked for and cannot run is refused before the first step
+            self.policy.backbone.backend(gradient=True)
         if not examples:
             raise DataError("no training examples are left; check the question file, the videos and the filter")
         types = {example.question_type for example in examples}
@@ -106,11 +136,11 @@ class Trainer(Loop):
         batch = self.draw_batch(step, stage)
         generator = torch_generator(step_rng(config.seed, step, 1 + self.accelerator.process_index), self.policy.device)
 
-        index, asked = self.forward(batch)
+        parts = batch.split(config.per_device_train_batch_size)
+        seen = self.forward(batch) if len(parts) == 1 else self.forward_in_parts(batch, parts)
         rollout = collect(
             self.policy,
-            index,
-            asked,
+            *seen,
             self.reference,
             batch,
             budget=budget,
@@ -123,34 +153,23 @@ class Trainer(Loop):
         live = live_groups(rewards, config.gate)
         advantages = group_advantages(rewards, self.advantage_scale(rewards, live))
 
-        old: Tensor | None = None
+        lots = cut(parts, rollout.picks, advantages, live)
         for iteration in range(config.num_iterations):
-            if iteration:
-                index, asked = self.forward(batch)
-            scores = self.policy.log_probs(index, asked, rollout.picks, config.temperature)
-            old = scores.log_probs.detach() if old is None else old
-            result = policy_gradient_loss(
-                scores.log_probs,
-                old,
-                advantages,
-                scores.entropy,
-                entropy_coef=self.entropy_coef,
-                epsilon=config.epsilon,
-                live=live,
-            )
-            grad_norm = self.update(result.loss, step)
-        target = self.entropy_target(step, index.valid.shape[1])
+            graph = seen if iteration == 0 and len(lots) == 1 else None
+            grad_norm = self.update((self.loss(lot, graph) for lot in lots), step)
+        loss, entropy, clip_fraction = (sum(lot.numbers[i] for lot in lots) for i in range(3))
+        target = self.entropy_target(step, len(seen[0]))
         if target is not None:
-            self.steer_entropy(float(result.entropy), target)
+            self.steer_entropy(entropy, target)
         self.next_step = step + 1
         numbers = {
             "step": step + 1,
             "budget": budget,
-            "loss": float(result.loss.detach()),
-            "entropy": float(result.entropy),
+            "loss": loss,
+            "entropy": entropy,
             **({} if target is None else {"entropy_target": target}),
             "entropy_coef": self.entropy_coef,
-            "clip_fraction": float(result.clip_fraction),
+            "clip_fraction": clip_fraction,
             "grad_norm": grad_norm,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **self.rollout_numbers(batch, rollout, live),
@@ -180,9 +199,41 @@ class Trainer(Loop):
 
     def forward(self, batch: Batch) -> tuple[VideoIndex, Asked]:
         """Index the videos and ask the questions, with gradient."""
+        with self.autocast():
+            index = self.index(batch)
+            return index, self.policy.ask(index, batch.questions, batch.rows)
+
+    @torch.no_grad()
+    def forward_in_parts(self, batch: Batch, parts: Sequence[Batch]) -> tuple[VideoIndex, Asked]:
+        """The same without gradient, a part of the videos at a time."""
+        with self.autocast():
+            index = stacked([self.index(part) for part in parts])
+            return index, self.policy.ask(index, batch.questions, batch.rows)
+
+    def index(self, batch: Batch) -> VideoIndex:
+        """The index of a batch's videos."""
         features, lengths = batch.features()
-        index = self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
-        return index, self.policy.ask(index, [example.question for example in batch.examples], batch.rows)
+        return self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
+
+    def loss(self, lot: "Lot", graph: tuple[VideoIndex, Asked] | None = None) -> Tensor:
+        """What a lot adds to the loss of the step; ``graph`` is what :meth:`forward` gave for it, if that was run already."""
+        index, asked = graph or self.forward(lot.batch)
+        with self.autocast():
+            scores = self.policy.log_probs(index, asked, lot.picks, self.config.temperature)
+        if lot.old is None:
+            lot.old = scores.log_probs.detach()
+        result = policy_gradient_loss(
+            scores.log_probs,
+            lot.old,
+            lot.advantages,
+            scores.entropy,
+            entropy_coef=self.entropy_coef,
+            epsilon=self.config.epsilon,
+            live=lot.live,
+            share=lot.share,
+        )
+        lot.numbers = float(result.loss.detach()), float(result.entropy), float(result.clip_fraction)
+        return result.loss
 
     # ---------------------------------------------------------------- scales
 

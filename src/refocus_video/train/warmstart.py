@@ -63,7 +63,7 @@ class WarmStart(Loop):
             examples: the questions; their answers are not looked at.
             config: of the warm start.
             output: folder of checkpoints and metrics.
-            accelerator: processes and devices; by default one process.
+            accelerator: processes and devices; by default one process where the policy is.
 
         Raises:
             DataError: if there is no question.
@@ -96,9 +96,10 @@ class WarmStart(Loop):
         lesson = self.lesson([name for _, name in mine], examples)
         generator = torch_generator(step_rng(config.seed, step, 1 + rank), self.policy.device)
         picks = draw_subsets(lesson.logits, config.budget, config.num_generations, generator)
-        log_probs = self.policy.log_distributions(lesson.index, lesson.asked, picks)
+        with self.autocast():
+            log_probs = self.policy.log_distributions(lesson.index, lesson.asked, picks)
         loss = distillation_loss(log_probs, lesson.logits, picks)
-        grad_norm = self.update(loss, step)
+        grad_norm = self.update([loss], step)
         self.next_step = step + 1
         numbers = {
             "step": step + 1,
@@ -114,7 +115,6 @@ class WarmStart(Loop):
         parts = [self.seen.read(video)[0].float() for video in videos]
         lengths = torch.tensor([len(part) for part in parts])
         features = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        index = self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
         questions = [example.question for group in examples for example in group]
         rows = torch.tensor([row for row, group in enumerate(examples) for _ in group])
         texts = torch.from_numpy(np.stack([self.teacher.embed_text(question.text) for question in questions]))  # (Q, E)
@@ -122,7 +122,10 @@ class WarmStart(Loop):
         for row, video in enumerate(videos):
             images = self.liked.read(video)[0].float()
             logits[rows == row, : len(images)] = teacher_logits(images, texts[rows == row], self.config.temperature)
-        return Lesson(index, self.policy.ask(index, questions, rows), logits.to(self.policy.device))
+        with self.autocast():
+            index = self.policy.index(features, None if int(lengths.min()) == features.shape[1] else lengths)
+            asked = self.policy.ask(index, questions, rows)
+        return Lesson(index, asked, logits.to(self.policy.device))
 
     @torch.no_grad()
     def agreement(self) -> dict[str, float]:
