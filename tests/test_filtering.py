@@ -292,7 +292,7 @@ def launched(questions: Path, output: Path, settings: RunConfig, processes: int,
         except (StoppedError, threading.BrokenBarrierError):
             barrier.abort()
 
-    def accelerator(*_: Any) -> Any:
+    def accelerator(*_: Any, **options: Any) -> Any:
         rank = int(threading.current_thread().name)
         return SimpleNamespace(
             process_index=rank, num_processes=processes, is_main_process=rank == 0, device="cpu",
