@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from refocus_video.errors import DataError
 from refocus_video.files import write_jsonl
-from refocus_video.types import IntArray
+from refocus_video.types import IntArray, Selection, Timeline
 
 FORMAT = "refocus-selections/1"
 
@@ -87,6 +87,32 @@ class SelectionFile(NamedTuple):
 def pool_fingerprint(frame_indices: IntArray) -> str:
     """A short name for the candidates of one video, by their frame indices (F,)."""
     return hashlib.sha256(np.ascontiguousarray(frame_indices, dtype="<i8").tobytes()).hexdigest()[:12]
+
+
+def chosen_row(selection: Selection, id: str, budget: int, candidates: Timeline, seconds: float) -> Chosen:
+    """The row of a selection: its frames, when it was made from these candidates in this many seconds."""
+    scores = selection.probabilities
+    return Chosen(
+        id=id,
+        video=selection.video,
+        question=selection.question.text,
+        selector=selection.selector,
+        budget=budget,
+        frame_indices=selection.frame_indices.tolist(),
+        times=[round(float(t), 6) for t in selection.times],
+        positions=selection.positions.tolist(),
+        candidates=len(candidates),
+        pool=pool_fingerprint(candidates.frame_indices),
+        scores=None if scores is None else [round(float(p), 6) for p in scores],
+        seconds=round(seconds, 6),
+    )
+
+
+def empty_row(id: str, video: str, question: str, selector: str, budget: int, reason: str) -> Chosen:
+    """The row of a question for which there are no frames."""
+    return Chosen(
+        id=id, video=video, question=question, selector=selector, budget=budget, frame_indices=[], error=reason
+    )
 
 
 def write_selections(path: Path, manifest: dict[str, Any], rows: Iterable[Chosen]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video
-from refocus_video.data.selections import FORMAT, Chosen, pool_fingerprint
+from refocus_video.data.selections import FORMAT, Chosen, chosen_row, empty_row
 from refocus_video.errors import RefocusError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.journal import Journal
@@ -91,13 +91,16 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[C
         reason = f"the video gives only {len(candidates)} candidate frames"
         # A video that is too short for one budget still counts for the smaller ones.
         fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
-        pool = pool_fingerprint(candidates.frame_indices)
         for example, name, budget, pick, seconds in _picks(examples, candidates, fitting):
-            chosen[example.id, name, budget] = _chosen(example, name, budget, pick, candidates, pool, seconds)
+            selection = to_selection(pick, candidates, example.question, name)
+            chosen[example.id, name, budget] = chosen_row(selection, example.id, budget, candidates, seconds)
     except RefocusError as error:
         chosen, reason = {}, str(error)
-    known = {example.id: example for example in examples}
-    return [chosen.get(key) or _failed(known[key[0]], key[1], key[2], reason) for key in plan.keys(examples)]
+    texts = {example.id: example.question.text for example in examples}
+    return [
+        chosen.get((id, name, budget)) or empty_row(id, video, texts[id], name, budget, reason)
+        for id, name, budget in plan.keys(examples)
+    ]
 
 
 def _picks(
@@ -127,36 +130,3 @@ def _picks(
                 ideal = control(example, candidates, budget, rng)
                 if ideal is not None and name in plan.ideals:
                     yield example, name, budget, ideal, 0.0
-
-
-def _chosen(
-    example: Example, selector: str, budget: int, pick: Pick, candidates: Timeline, pool: str, seconds: float
-) -> Chosen:
-    selection = to_selection(pick, candidates, example.question, selector)
-    scores = selection.probabilities
-    return Chosen(
-        id=example.id,
-        video=example.video,
-        question=example.question.text,
-        selector=selector,
-        budget=budget,
-        frame_indices=selection.frame_indices.tolist(),
-        times=[round(float(t), 6) for t in selection.times],
-        positions=selection.positions.tolist(),
-        candidates=len(candidates),
-        pool=pool,
-        scores=None if scores is None else [round(float(p), 6) for p in scores],
-        seconds=round(seconds, 6),
-    )
-
-
-def _failed(example: Example, selector: str, budget: int, reason: str) -> Chosen:
-    return Chosen(
-        id=example.id,
-        video=example.video,
-        question=example.question.text,
-        selector=selector,
-        budget=budget,
-        frame_indices=[],
-        error=reason,
-    )

@@ -1,0 +1,1 @@
+"""Frame selection inside other people's programs."""
