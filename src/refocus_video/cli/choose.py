@@ -30,9 +30,10 @@ def choose(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pick frames for every question of a file, once: then `refocus eval --selections` and `refocus quality` use them.
+    """Pick frames for every question of a file, once, without an answering model.
 
-    No answering model is needed. Running the same command again goes on where it stopped.
+    `refocus eval` shows the selection file to models, `refocus quality` measures it. Running the same command again goes on
+    where it stopped.
     """
     try:
         numbers_of_frames = tuple(int(part) for part in budgets.split(","))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.cli.import_selections import import_selections
 from refocus_video.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,16 +22,14 @@ WORTH_SAYING = {
 }
 
 app = typer.Typer(
-    help="Question files from the annotations of public data sets.",
-    short_help="Convert public data sets to question files.",
+    help="Question files from the annotations of public data sets, and selection files from published frame lists.",
+    short_help="Convert public data sets and published frame lists.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `convert` a command of its own while it is the only one."""
+app.command("import-selections", short_help="Write published frame lists as a selection file.")(import_selections)
 
 
 @app.command(short_help="Write the questions of a data set as JSONL.")

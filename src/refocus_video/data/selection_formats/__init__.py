@@ -1,0 +1,25 @@
+"""Frame lists that others have published, one module a family of formats.
+
+A reader takes the path of a file and yields a :class:`~.listed.Listed` a question. A new format is a function of that kind,
+registered here, or in another package under the entry point group ``refocus_video.selection_formats``.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from refocus_video.data.selection_formats.listed import Listed
+from refocus_video.registry import Registry
+
+Reader = Callable[[Path], Iterator[Listed]]
+
+_HERE = "refocus_video.data.selection_formats"
+
+SELECTION_FORMATS = Registry(
+    "selection_formats",
+    {
+        "aks": f"{_HERE}.lists:read_aks",
+        "tspo": f"{_HERE}.lists:read_tspo",
+        "kfs-bench": f"{_HERE}.lists:read_kfs_bench",
+        "refocus": f"{_HERE}.shelf:read",
+    },
+)
