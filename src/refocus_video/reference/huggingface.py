@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from refocus_video.errors import ReferenceModelError
+from refocus_video.reference.answers import mean_log_probs, starts
 from refocus_video.reference.base import ScoreRequest, unique_subsets
 from refocus_video.reference.families import FAMILIES, Family
 from refocus_video.reference.frames import FrameCache
@@ -70,7 +71,7 @@ class HuggingFaceReference:
         tokenizer: Any,
         *,
         answer_mode: AnswerMode = "letters",
-        rows_per_batch: int = 96,
+        rows_per_batch: int = 32,
         frame_pixels: int = FRAME_PIXELS,
         frame_size: tuple[int, int] | None = None,
     ) -> None:
@@ -80,7 +81,7 @@ class HuggingFaceReference:
             model: a ``...ForConditionalGeneration`` of one of :data:`FAMILIES`.
             tokenizer: its tokenizer.
             answer_mode: how options are scored.
-            rows_per_batch: how many subsets run at once at most; fewer where memory asks for it.
+            rows_per_batch: how many subsets run at once at most (on a CPU more is slower); fewer where memory asks for it.
             frame_pixels: most pixels of a frame, for families that take frames of any size.
             frame_size: exact height and width of a frame for these families, instead of ``frame_pixels``.
 
@@ -240,10 +241,10 @@ class HuggingFaceReference:
         log_probs = self._log_probs(rows, torch.tensor(columns))
         results, used = [], 0
         for (subsets, inverse), options in zip(distinct, answers, strict=True):
-            count = len(subsets) * len(_starts(options))
+            count = len(subsets) * len(starts(options))
             table = log_probs[used : used + count].view(len(subsets), -1, *log_probs.shape[1:])
             named = [[column_of[token] for token in option] for option in options]
-            results.append(_option_scores(table, options, named)[inverse.cpu()])
+            results.append(mean_log_probs(table, options, named)[inverse.cpu()])
             used += count
         return results
 
@@ -289,7 +290,7 @@ class HuggingFaceReference:
         """A row for each subset and each distinct start of an answer: one a subset when answers are single tokens."""
         text = self.text(request.question) if request.texts is None else request.question.text
         for subset in subsets:
-            for start in _starts(options):
+            for start in starts(options):
                 yield self._row(request, text, subset, source, start)
 
     def _row(self, request: ScoreRequest, text: str, subset: Tensor, source: int, start: tuple[int, ...] = ()) -> Row:
@@ -354,11 +355,12 @@ class HuggingFaceReference:
     def _inputs(self, rows: Sequence[Ready], begin: int, end: int | None) -> dict[str, Any]:
         """What the language model is given for tokens ``begin`` to ``end`` of each row; shorter ones are padded on the left."""
         device = self.model.device
-        parts = [torch.tensor(row.ids[begin:end]) for row in rows]
-        table = pad_sequence(parts, batch_first=True, padding_side="left").to(device)  # (N, L)
-        lengths = torch.tensor([len(part) for part in parts], device=device)
-        real = torch.arange(table.shape[1], device=device) >= table.shape[1] - lengths[:, None]
-        padded = len({len(part) for part in parts}) > 1
+        parts = [row.ids[begin:end] for row in rows]
+        lengths = torch.tensor([len(part) for part in parts])
+        longest = int(lengths.max())
+        table = torch.tensor([[0] * (longest - len(part)) + part for part in parts]).to(device)  # (N, L)
+        real = (torch.arange(longest) >= longest - lengths[:, None]).to(device)
+        padded = bool((lengths != longest).any())
         embeddings = self.model.get_input_embeddings()(table)  # (N, L, D)
         where = (table == self._maker.placeholder_id) & real
         visual = self._visual(rows, begin, end, embeddings)
@@ -406,32 +408,3 @@ def _encode_together(requests: Sequence[ScoreRequest]) -> None:
     caches = {id(r.features): r.features for r in requests if isinstance(r.features, FrameCache)}
     for key, cache in caches.items():
         cache.load(torch.cat([r.subsets.flatten() for r in requests if id(r.features) == key]))
-
-
-def _starts(options: list[list[int]]) -> list[tuple[int, ...]]:
-    """Every proper beginning of an answer that no other continues: each needs a row, and the others are read on the way."""
-    every = sorted({tuple(option[:i]) for option in options for i in range(len(option))})
-    return [one for one, after in zip(every, [*every[1:], ()], strict=True) if after[: len(one)] != one or not after]
-
-
-def _option_scores(table: Tensor, options: list[list[int]], columns: list[list[int]]) -> Tensor:
-    """Mean log-probability of each option's tokens.
-
-    Args:
-        table: (U, starts, places, columns), starts in the order of :func:`_starts`, the last place after the whole start.
-        options: tokens of each option.
-        columns: the same as columns of the table.
-
-    Returns:
-        (U, O).
-    """
-    starts, last = _starts(options), table.shape[2] - 1
-    scores = []
-    for option, named in zip(options, columns, strict=True):
-        parts = []
-        for i, column in enumerate(named):
-            before = tuple(option[:i])
-            row = next(r for r, start in enumerate(starts) if start[:i] == before)
-            parts.append(table[:, row, last - (len(starts[row]) - i), column])
-        scores.append(torch.stack(parts).mean(0))
-    return torch.stack(scores, dim=-1)

@@ -10,8 +10,8 @@ from refocus_video.errors import ReferenceModelError
 
 logger = logging.getLogger(__name__)
 
-CPU_TOKENS = 8192
-"""Tokens a call on a CPU: more is slower, because they no longer fit the caches."""
+CPU_VALUES = 288_000
+"""Hidden values a call on a CPU, tokens × width: more is slower, because they no longer fit the caches."""
 SHARE = 0.5
 """Of the free memory, what the first guess takes."""
 
@@ -30,7 +30,7 @@ def bytes_per_token(text_config: Any, element_size: int) -> int:
 def first_guess(model: Any, text_config: Any) -> int:
     """Tokens a call may hold at first."""
     if model.device.type != "cuda":
-        return CPU_TOKENS
+        return max(1, CPU_VALUES // int(text_config.hidden_size))
     free, _ = torch.cuda.mem_get_info(model.device)
     element_size = torch.empty(0, dtype=model.dtype).element_size()
     return max(1, int(free * SHARE / bytes_per_token(text_config, element_size)))
@@ -60,7 +60,7 @@ class Fitting:
             return [work(items)]
         except torch.OutOfMemoryError:
             self.halvings += 1
-            self.size = max(1, min(self.size, cost) // 2)
+            self.size = min(self.size, max(1, cost // 2))
             if len(items) == 1:
                 raise ReferenceModelError(
                     f"out of memory with a single one of the reference model's {self.what} at a time; "

@@ -35,7 +35,7 @@ def plan(rows: Sequence[IntArray | Sequence[int]], *, most_rows: int, most_token
     Args:
         rows: names of the tokens of each row, (L,) each; of short ones only the length is looked at.
         most_rows: rows of a group at most.
-        most_tokens: tokens of a group at most, with padding; a single row may have more.
+        most_tokens: tokens that the rows of a group compute each for itself at most, with padding; a single row may have more.
         own: tokens at the end that every row computes for itself, because their logits are wanted.
     """
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -66,13 +66,13 @@ def _plan_long(
             longest = max(longest, len(rows[order[start]]))
             shortest = min(shortest, len(rows[order[start]]))
             count = end - start
-            if count > 1 and count * longest > most_tokens:
-                break
             shared = min(shared, alike[start]) if count > 1 else shared
-            apart = count * longest + CALL_TOKENS
-            once = min(shared, shortest - own) if count > 1 else 0
-            together = once + count * (longest - once) + 2 * CALL_TOKENS
-            choices.append((best[start][0] + min(apart, together), start, once if together < apart else 0))
+            once = max(0, min(shared, shortest - own)) if count > 1 else 0
+            apart, together = count * longest, count * (longest - once)
+            if count == 1 or apart <= most_tokens:
+                choices.append((best[start][0] + apart + CALL_TOKENS, start, 0))
+            if once and together <= most_tokens:
+                choices.append((best[start][0] + once + together + 2 * CALL_TOKENS, start, once))
         best.append(min(choices))
     groups, end = [], len(order)
     while end:

@@ -88,15 +88,17 @@ class RowMaker:
         Raises:
             ReferenceModelError: if a text holds the placeholder itself.
         """
-        known: dict[str, tuple[list[int], int]] = {}
+        known: dict[Any, tuple[list[int], int]] = {}
+        timed = self.family.time_matters
         made = []
         for row in rows:
             kept, counts = self._counts(row)
-            text = prompt(self.family, row.text, row.times, counts, row.duration)
-            if text not in known:
-                ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-                known[text] = ids, ids.count(self.placeholder_id)
-            ids, found = known[text]
+            key = (row.text, *counts, *((*row.times, row.duration) if timed else ()))
+            if key not in known:
+                text = prompt(self.family, row.text, row.times, counts, row.duration)
+                tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                known[key] = tokens, tokens.count(self.placeholder_id)
+            ids, found = known[key]
             # One placeholder too many would take a visual token from the next row, without a trace.
             expected = sum(counts) + self.trailing * bool(counts)
             if found != expected:
