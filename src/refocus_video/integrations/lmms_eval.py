@@ -107,7 +107,7 @@ class Refocus(lmms):  # type: ignore[misc]
         """Tell what happened, and free memory: lmms-eval calls this when all is answered."""
         lines = self.frames.report()
         if self._without_video:
-            lines.append(f"{self._without_video} requests without a video were handed on as they are")
+            lines.append(f"requests without a video, handed on as they are: {self._without_video}")
         (logger.warning if self.frames.failures() else logger.info)("refocus: " + "\n         ".join(lines))
         self.inner.clean()
 
@@ -130,7 +130,7 @@ class Refocus(lmms):  # type: ignore[misc]
         failed = [(id, reason) for id in dict.fromkeys(ids) if (reason := self.frames.failure(id))]
         if failed and (self.settings.on_error == "raise" or kind != "generate_until"):
             id, reason = failed[0]
-            raise DataError(f"{len(failed)} questions have no frames; the first is {id}: {reason}")
+            raise DataError(f"questions without frames: {len(failed)}; the first is {id}: {reason}")
 
     def _choose(self, requests: Sequence[Any]) -> list[str]:
         """Choose the frames of all requests; returns the id of each one's record, empty for those without a video."""
