@@ -305,10 +305,11 @@ def test_choices_that_cannot_be_shown_count_as_wrong(examples: list[Example], tm
     chosen = [
         _elsewhere(examples[0], [3, 10**6]),
         _elsewhere(examples[0], [], selector="empty", error="their selector gave up"),
+        _elsewhere(examples[0], [], selector="times", times=[1.5, 2.5]),
         _elsewhere(gone, [1, 2]),
     ]
     rows = answer(chosen, [*examples, gone], Answering(Watching(), "watching"), tmp_path / "rows.jsonl")
-    reasons = ["names frame 1000000", "their selector gave up", "gone.mp4"]
+    reasons = ["names frame 1000000", "their selector gave up", "times and no frame indices", "gone.mp4"]
     assert all(reason in row["error"] for reason, row in zip(reasons, rows, strict=True))
     assert not any(row["correct"] for row in rows)
 

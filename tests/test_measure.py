@@ -132,6 +132,7 @@ def test_the_command_prints_tables_and_writes_a_row_a_question(tmp_path: Path, q
     assert result.exit_code == 0, result.output
     assert "UKSS" in result.output and "mine, other" in result.output
     assert "mine, 2 frames, of 4 questions: 3 no row" in result.output
+    assert "2 choices do not say among which frames they were made" in result.output
     with (tmp_path / "out" / "quality.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 8

@@ -100,6 +100,12 @@ def _note(numbers: dict[str, Any]) -> None:
     guessed = numbers["videos_of_last_known_time"]
     if guessed:
         notes.print(f"length of {guessed} videos is not stated: taken as the last time known of them", markup=False)
+    if numbers["unknown_pools"]:
+        notes.print(
+            f"{numbers['unknown_pools']} choices do not say among which frames they were made: compared unchecked",
+            markup=False,
+            soft_wrap=True,
+        )
     if numbers["other_questions"]:
         notes.print(
             f"{numbers['other_questions']} selected questions are not among those asked and were left out", markup=False

@@ -94,6 +94,7 @@ def run_quality(
         "reach_s": reach_s,
         "videos_of_stated_length": len(stated),
         "videos_of_last_known_time": len(asked.seconds.keys() - stated.keys()),
+        "unknown_pools": sum(row.pool is None and not row.error for row in rows),
         "other_questions": len({row.id for row in found} - videos.keys()),
     }
     return about | {"rows": summarise(measured), "pairs": compare(rows, asked)}, measured
