@@ -8,7 +8,7 @@ its own for each as well.
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class Style:
     colour: str
     marker: str = "o"
     dash: str = "-"
+    """One of ``-``, ``--``, ``-.`` and ``:``."""
 
 
 STYLES: dict[str, Style] = {
@@ -50,14 +51,23 @@ STYLES: dict[str, Style] = {
     "wrong-question": Style("wrong question", "control: the policy is asked something else", "#D55E00", "X", "--"),
     "oracle": Style("oracle", "control: knows where the evidence is", "#009E73", "P", "-."),
 }
-_OTHERS = ("#AA4499", "#999933", "#882255", "#44AA99", "#6699CC")
+_OTHERS = (
+    ("#AA4499", "d", "-"), ("#8C8C2A", "<", "--"), ("#2A9D8F", ">", "-"), ("#E07A5F", "p", "-."),
+    ("#7A6FD0", "h", "-"), ("#5C9E31", "*", "--"), ("#C2577B", "8", ":"), ("#6B93C4", "H", "-."),
+    ("#9C6B4A", "d", "--"), ("#D98C2B", ">", "-"), ("#3F8F5F", "<", ":"), ("#B07CC6", "p", "--"),
+    ("#A23B3B", "h", "-."), ("#1F7A8C", "*", "-"), ("#D46AB0", "H", "--"), ("#7D8F00", "8", "-"),
+)  # fmt: skip
+"""For selectors without a style of their own: colour, marker and dash, no two alike."""
 _TYPES = (_BLUE, "#D55E00", "#009E73", "#CC79A7")
 
 
 def style_of(selector: str, others: Sequence[str] = ()) -> Style:
-    """The style of a selector; one that is not in :data:`STYLES` takes a colour by its place among ``others``."""
-    place = others.index(selector) if selector in others else 0
-    return STYLES.get(selector) or Style(selector, "", _OTHERS[place % len(_OTHERS)], "d")
+    """The style of a selector; one that is not in :data:`STYLES` takes the next free look, by its place among ``others``."""
+    if selector in STYLES:
+        return STYLES[selector]
+    unknown = [name for name in dict.fromkeys(others) if name not in STYLES]
+    place = unknown.index(selector) if selector in unknown else 0
+    return Style(selector, "", *_OTHERS[place % len(_OTHERS)])
 
 
 def css_colour(colour: str) -> str:
@@ -126,6 +136,28 @@ def _raw_and_mean(axes: Any, history: Sequence[Row], name: str, colour: str, win
     axes.plot(steps, running_mean(values, window), color=colour, linewidth=2, label=name.partition("/")[2] or name)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a panel: what :func:`curves` draws."""
+
+    style: Style
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    """Of an interval around every point; none is drawn if empty."""
+    high: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One pair of axes."""
+
+    title: str
+    lines: Sequence[Line]
+    level: float | None = None
+    """Drawn as a dotted line called guessing."""
+
+
 def budget_curves(lines: Sequence[Row], guessing: float | None = None) -> str:
     """Accuracy and evidence recall against the budget, a column for each question type, with interval bands.
 
@@ -137,49 +169,117 @@ def budget_curves(lines: Sequence[Row], guessing: float | None = None) -> str:
         An ``<svg>`` element; an empty text if there are no lines.
     """
     kinds = list(dict.fromkeys(line["question_type"] for line in lines))
-    selectors = list(dict.fromkeys(line["selector"] for line in lines))
-    budgets = sorted({line["budget"] for line in lines})
     names = [n for n in ("accuracy", "recall") if any(line[n] is not None for line in lines)]
-    if not kinds:
+    panels = [budget_panel(lines, name, kind, guessing) for name in names for kind in kinds]
+    return curves(
+        panels,
+        columns=len(kinds),
+        name="budgets",
+        along="frames given to the answering model     (bands: 95 % interval)",
+        ticks=sorted({line["budget"] for line in lines}),
+        limits=(-0.02, 1.03),
+    )
+
+
+def budget_panel(
+    lines: Sequence[Row],
+    name: str,
+    kind: str,
+    guessing: float | None = None,
+    banded: Collection[str] | None = None,
+) -> Panel:
+    """Accuracy or recall of every selector against the budget.
+
+    Args:
+        lines: as for :func:`budget_curves`.
+        name: ``accuracy`` or ``recall``.
+        kind: question type.
+        guessing: drawn with accuracy only.
+        banded: the selectors drawn with their interval; None for all.
+    """
+    own = [line for line in lines if line["question_type"] == kind and line[name] is not None]
+    selectors = list(dict.fromkeys(line["selector"] for line in lines))
+    drawn = []
+    for place, selector in enumerate(selectors):
+        points = [line for line in own if line["selector"] == selector]
+        # Intervals of one budget only would hide each other.
+        shift = 0.04 * (place - (len(selectors) - 1) / 2) if len({line["budget"] for line in lines}) == 1 else 0.0
+        ends = [
+            [line[f"{name}_{end}"] if line[f"{name}_{end}"] is not None else line[name] for line in points]
+            for end in (("low", "high") if banded is None or selector in banded else ())
+        ]
+        x, y = [line["budget"] * 2**shift for line in points], [line[name] for line in points]
+        if points:
+            drawn.append(Line(style_of(selector, selectors), x, y, *ends))
+    what = "Accuracy" if name == "accuracy" else "Evidence recall"
+    title = f"{what}, {'all questions' if kind == 'all' else kind}"
+    return Panel(title, drawn, guessing if name == "accuracy" else None)
+
+
+def curves(
+    panels: Sequence[Panel],
+    *,
+    columns: int,
+    name: str,
+    along: str,
+    ticks: Sequence[int] = (),
+    limits: tuple[float, float] | None = None,
+    legend: bool = True,
+    height: int = 290,
+) -> str:
+    """Panels of lines over one horizontal axis, in rows that share their vertical one.
+
+    Args:
+        panels: in reading order; those of one row are compared with each other.
+        columns: panels in a row.
+        name: of the figure, without spaces.
+        along: what the horizontal axis is.
+        ticks: of a logarithmic horizontal axis; an even one if empty.
+        limits: of the vertical axis, in shares of 1; what the lines need if None.
+        legend: whether one is drawn on top.
+        height: of a row in pixels.
+
+    Returns:
+        An ``<svg>`` element; an empty text if there are no panels.
+    """
+    if not panels:
         return ""
-    figure = _figure(290 * len(names) + 40)
-    grid = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True, sharey="row")
-    for name, panels in zip(names, grid, strict=True):
-        for kind, axes in zip(kinds, panels, strict=True):
-            shown = "all questions" if kind == "all" else kind
-            _dress(axes, f"{'Accuracy' if name == 'accuracy' else 'Evidence recall'}, {shown}")
-            for place, selector in enumerate(selectors):
-                own = [x for x in lines if (x["selector"], x["question_type"]) == (selector, kind)]
-                shift = 0.04 * (place - (len(selectors) - 1) / 2) if len(budgets) == 1 else 0.0
-                _curve(axes, own, name, style_of(selector, selectors), shift)
-            if name == "accuracy" and guessing is not None:
-                axes.axhline(guessing, color=_MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
+    rows = -(-len(panels) // columns)
+    figure = _figure(height * rows + 40)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row").ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for panel, axes in zip(panels, grid, strict=False):
+        _dress(axes, panel.title)
+        for line in panel.lines:
+            _line(axes, line)
+        if panel.level is not None:
+            axes.axhline(panel.level, color=_MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
+        if ticks:
             axes.set_xscale("log", base=2)
-            axes.set_xticks(budgets, [str(b) for b in budgets])
+            axes.set_xticks(list(ticks), [str(tick) for tick in ticks])
             axes.minorticks_off()
-            axes.set_ylim(-0.02, 1.03)
-            _percent(axes)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **_LEGEND)
-    figure.supxlabel("frames given to the answering model     (bands: 95 % interval)", fontsize=12, color=_MUTED)
-    return _svg(figure, "budgets")
+        axes.tick_params(labelbottom=True)
+        if limits is not None:
+            axes.set_ylim(*limits)
+    for axes in grid[: len(panels)]:
+        _percent(axes)
+    if legend:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8), **_LEGEND)
+    figure.supxlabel(along, fontsize=12, color=_MUTED)
+    return _svg(figure, name)
 
 
-def _curve(axes: Any, lines: Sequence[Row], name: str, style: Style, shift: float) -> None:
-    known = [line for line in lines if line[name] is not None]
-    if not known:
-        return
-    x = [line["budget"] * 2**shift for line in known]
-    y = [line[name] for line in known]
-    low = [line[f"{name}_low"] if line[f"{name}_low"] is not None else line[name] for line in known]
-    high = [line[f"{name}_high"] if line[f"{name}_high"] is not None else line[name] for line in known]
+def _line(axes: Any, line: Line) -> None:
+    style = line.style
     top, width = (3, 2.8) if style.label == "policy" else (2, 1.8)
     look = {"color": style.colour, "zorder": top}
-    axes.plot(x, y, style.dash, marker=style.marker, markersize=5, linewidth=width, label=style.label, **look)
-    if len(x) == 1:
-        axes.vlines(x, low, high, linewidth=1.5, **look)
-    else:
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.13, linewidth=0)
+    axes.plot(line.x, line.y, style.dash, marker=style.marker, markersize=5, linewidth=width, label=style.label, **look)
+    if len(line.x) == 1:
+        axes.vlines(line.x, line.low or line.y, line.high or line.y, linewidth=1.5, **look)
+    elif line.low:
+        axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.13, linewidth=0)
 
 
 _LEGEND: dict[str, Any] = {

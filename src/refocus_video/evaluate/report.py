@@ -3,21 +3,17 @@
 The page loads nothing from anywhere: curves are inline SVG and frames are stored in it.
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
-
-import yaml
 
 from refocus_video.errors import DataError, VideoError
 from refocus_video.evaluate.filmstrip import choose_cases, filmstrip_case, same_video_case, short_name
 from refocus_video.evaluate.metrics import Table, is_correct, tabulate
+from refocus_video.evaluate.page import details, fill, frames, settings_details
 from refocus_video.evaluate.plots import budget_curves, training_curves
 from refocus_video.evaluate.tables import accuracy_table, headline, tiles
 from refocus_video.files import write_text
@@ -92,7 +88,7 @@ def _wins_and_losses(table: Table, budget: int) -> str:
         return "<p>There are no questions answered with frames of both the policy and uniform.</p>"
     lost = "" if any(not mine for mine, _ in both) else " The policy has no failure to show."
     return (
-        f"<p>With {budget} frame{'s' * (budget > 1)}, of {len(both)} questions: both right {both.count((True, True))}, "
+        f"<p>With {frames(budget)}, of {len(both)} questions: both right {both.count((True, True))}, "
         f"only the policy {both.count((True, False))}, only uniform {both.count((False, True))}, neither "
         f"{both.count((False, False))}. The cases below are chosen by fixed rules, not by eye.{lost} "
         "On each bar green marks the evidence and a tick a picked frame.</p>"
@@ -136,21 +132,21 @@ def write_report(
     chosen, table = budget or main_budget(lines), tabulate(rows)
     if notes is None:
         notes = HAYSTACK_NOTES if {row["kind"] for row in rows} <= HAYSTACK_KINDS else ()
-    page = Template(files("refocus_video.evaluate").joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
+    text = fill(
+        "report.html",
         title=escape(title),
         scope=_scope(rows),
         headline=headline(lines, table, chosen),
         tiles=tiles(lines, chosen),
-        budget=f"{chosen} frame{'s' * (chosen > 1)}",
+        budget=frames(chosen),
         table=accuracy_table(lines, chosen),
         other_tables=_other_tables(lines, chosen),
-        budget_curves=budget_curves(lines, _guessing(rows)),
+        budget_curves=budget_curves(lines, guessing(rows)),
         training=_training(history, settings),
         filmstrips="".join(filmstrips) or "<p>None were made.</p>",
         problems=_warnings(warnings) + _failures(results.get("failures"), rows),
         notes="".join(f"<li>{escape(note)}</li>" for note in (*notes, *GENERAL_NOTES)),
-        settings=_details("Resolved settings", settings) + _details("Timings", results.get("timings")),
+        settings=settings_details("Resolved settings", settings) + settings_details("Timings", results.get("timings")),
     )
     path = Path(folder) / "report.html"
     write_text(path, text)
@@ -162,17 +158,14 @@ def _scope(rows: Sequence[Row]) -> str:
     return f"{questions} questions about {videos} videos, {len(rows)} answers"
 
 
-def _guessing(rows: Sequence[Row]) -> float | None:
+def guessing(rows: Sequence[Row]) -> float | None:
     options = {row["id"]: len(row["options"]) for row in rows if row["options"]}
     return sum(1 / n for n in options.values()) / len(options) if options else None
 
 
 def _other_tables(lines: Sequence[Row], chosen: int) -> str:
     others = sorted({line["budget"] for line in lines} - {chosen})
-    return "".join(
-        f"<details><summary>The same with {b} frame{'s' * (b > 1)}</summary>{accuracy_table(lines, b)}</details>"
-        for b in others
-    )
+    return "".join(details(f"The same with {frames(b)}", accuracy_table(lines, b)) for b in others)
 
 
 def _training(history: Sequence[Row], settings: Mapping[str, Any]) -> str:
@@ -227,11 +220,3 @@ def _failures(failures: Sequence[Mapping[str, Any]] | None, rows: Sequence[Row])
         "<tr><th class=name>video</th><th class=text>reason</th>"
         f"<th>questions</th></tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _details(name: str, values: Any) -> str:
-    if not values:
-        return ""
-    plain = json.loads(json.dumps(values, default=str))  # tuples and paths have no place in YAML
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-    return f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"

@@ -1,12 +1,11 @@
 """Finished evaluations read back and put side by side, after a check that they can be."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refocus_video.data.selections import Chosen, check_same_pools, read_selections
 from refocus_video.errors import DataError
 from refocus_video.evaluate.metrics import BASELINE, summarise
 from refocus_video.evaluate.run import FILES
@@ -14,16 +13,28 @@ from refocus_video.evaluate.run import FILES
 Row = dict[str, Any]
 LENGTH = "length: "
 """Begins the group of questions whose videos have one length."""
+MEASURES = ("needle", "suppression", "prefix_noise", "influence")
+"""Kinds of measurements beside the evaluation; each is a file ``KIND.json`` with ``kind`` and ``rows``."""
+
+_WHAT = ("dataset", "model", "selector", "budget", "id")
+"""What there is one row of."""
+_SAID = ("frame_indices", "predicted", "correct", "error", "text")
+"""What two rows of one thing must agree in."""
+_REWARDS = frozenset({"reward", "open_reward", "control", "rotation"})
+"""Settings of a model that matter in training alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The rows of several evaluations as if they were one."""
+    """The rows of several evaluations as if they were one, and what was measured beside them."""
 
     rows: tuple[Row, ...]
-    chosen: tuple[Chosen, ...]
     settings: dict[str, Any]
     """Of each folder, by its path."""
+    stages: tuple[Row, ...] = ()
+    """Time and memory of each stage, as in ``results.json``, with the folder."""
+    measures: dict[str, tuple[Row, ...]] = field(default_factory=dict)
+    """Rows of each kind of :data:`MEASURES` that was found."""
 
     @property
     def cells(self) -> dict[tuple[str, str], list[Row]]:
@@ -33,29 +44,47 @@ class Runs:
             found.setdefault((row["dataset"], row["model"]), []).append(row)
         return found
 
+    @property
+    def selectors(self) -> list[str]:
+        """Everyone who chose, in the order of appearance."""
+        return list(dict.fromkeys(row["selector"] for row in self.rows))
 
-def load_runs(folders: Sequence[Path]) -> Runs:
-    """Read the evaluations in some folders and in the folders directly below them.
+
+def load_runs(folders: Sequence[Path], progress: Callable[[], None] = lambda: None) -> Runs:
+    """Read the evaluations and measurements in some folders and in the folders directly below them.
+
+    A row that two evaluations hold alike, such as that of a baseline which both ran, counts once.
+
+    Args:
+        folders: what to read.
+        progress: called once for each of them.
 
     Raises:
-        DataError: if there is none, if two hold the same row, or if they chose from other candidates of one video.
+        DataError: if there is none; if two hold different rows of one thing or chose from different candidates of one video; if
+            under one name they asked different questions, or one model answered under different settings.
     """
     rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
-    chosen: list[Chosen] = []
+    pools: dict[str, tuple[Row, Path]] = {}
     settings: dict[str, Any] = {}
-    for folder in _evaluations(folders):
-        settings[str(folder)] = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
-        chosen += read_selections(folder / FILES[1]).rows if _holds_rows(folder / FILES[1]) else []
-        for line in (folder / FILES[2]).read_text(encoding="utf-8").split("\n"):
-            if line:
-                row = json.loads(line)
-                key = tuple(row[name] for name in ("dataset", "model", "selector", "budget", "id"))
-                if key in rows:
-                    what = f"{row['selector']} with {row['budget']} frames, answered by {row['model']}, question {row['id']!r}"
-                    raise DataError(f"{rows[key][1]} and {folder} both hold {what}; report one of them")
-                rows[key] = row, folder
-    check_same_pools(chosen)
-    return Runs(tuple(row for row, _ in rows.values()), tuple(chosen), settings)
+    stages: list[Row] = []
+    measures: dict[str, list[Row]] = {}
+    for given in folders:
+        for folder in _found(given):
+            for kind in MEASURES:
+                measures.setdefault(kind, []).extend(_measured(folder / f"{kind}.json"))
+            if (folder / FILES[2]).is_file():
+                settings[str(folder)] = _json(folder / FILES[0])
+                stages += [{"folder": str(folder)} | line for line in _stages(folder / "results.json")]
+                for row in _rows(folder / FILES[2]):
+                    _add(row, folder, rows, pools)
+        progress()
+    _check_settings(settings, rows)
+    return Runs(
+        tuple(row for row, _ in rows.values()),
+        settings,
+        tuple(stages),
+        {kind: tuple(found) for kind, found in measures.items() if found},
+    )
 
 
 def compare(runs: Runs, baseline: str = BASELINE) -> list[Row]:
@@ -70,20 +99,89 @@ def compare(runs: Runs, baseline: str = BASELINE) -> list[Row]:
     return lines
 
 
-def _evaluations(folders: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for folder in folders:
-        here = (
-            [folder] if (folder / FILES[2]).is_file() else sorted(path.parent for path in folder.glob(f"*/{FILES[2]}"))
-        )
-        if not here:
+def _found(folder: Path) -> list[Path]:
+    """The folder itself if it holds anything, else those directly below that do."""
+    names = (FILES[2], *(f"{kind}.json" for kind in MEASURES))
+    if any((folder / name).is_file() for name in names):
+        return [folder]
+    found = sorted({path.parent for name in names for path in folder.glob(f"*/{name}")})
+    if not found:
+        raise DataError(f"no evaluation in {folder}: expected {FILES[2]} there or one folder below; run `refocus eval`")
+    return found
+
+
+def _add(
+    row: Row, folder: Path, rows: dict[tuple[Any, ...], tuple[Row, Path]], pools: dict[str, tuple[Row, Path]]
+) -> None:
+    key = tuple(row[name] for name in _WHAT)
+    first, where = rows.setdefault(key, (row, folder))
+    if any(first.get(name) != row.get(name) for name in _SAID):
+        what = f"{row['selector']} with {row['budget']} frames, answered by {row['model']}, question {row['id']!r}"
+        raise DataError(f"{where} and {folder} differ in {what}; report one of them, or give a selector another name")
+    if row.get("pool"):
+        other, there = pools.setdefault(row["video"], (row, folder))
+        if other["pool"] != row["pool"]:
             raise DataError(
-                f"no evaluation in {folder}: expected {FILES[2]} there or one folder below; run `refocus eval`"
+                f"{row['video']}: {folder} chose among {row['candidates']} candidates (pool {row['pool']}), {there} among "
+                f"{other['candidates']} (pool {other['pool']}); evaluate again with the same sampling"
             )
-        found += here
-    return list(dict.fromkeys(found))
 
 
-def _holds_rows(path: Path) -> bool:
-    """Whether a selection file has more than its manifest; an evaluation of given selections alone writes no more."""
-    return path.is_file() and path.read_bytes().count(b"\n") > 1
+def _check_settings(settings: dict[str, Any], rows: dict[tuple[Any, ...], tuple[Row, Path]]) -> None:
+    """Refuse evaluations that mean different things by one name."""
+    asked: dict[str, tuple[Any, str]] = {}
+    answered: dict[str, tuple[Any, str]] = {}
+    datasets = {(str(folder), row["dataset"]) for row, folder in rows.values()}
+    for folder, described in settings.items():
+        own = described.get("settings", {})
+        for name in sorted(dataset for place, dataset in datasets if place == folder):
+            questions = own.get("fingerprints", {}).get("questions")
+            first, there = asked.setdefault(name, (questions, folder))
+            if first != questions:
+                raise DataError(f"{there} and {folder} asked different questions of {name!r}; report one of them")
+        how = {key: own.get(key) for key in ("in_words", "judge")}
+        for name, model in zip(described.get("models", ()), own.get("models", ()), strict=False):
+            now = {key: value for key, value in model.items() if key not in _REWARDS} | how
+            before, there = answered.setdefault(name, (now, folder))
+            changed = [key for key in now if now[key] != before.get(key)]
+            if changed:
+                raise DataError(
+                    f"{name} answered under different settings: {changed[0]} is {before.get(changed[0])!r} in {there} and "
+                    f"{now[changed[0]]!r} in {folder}; report one of them"
+                )
+
+
+def _rows(path: Path) -> list[Row]:
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            raise DataError(
+                f"{path}, line {number}: not valid JSON; run the same `refocus eval` again to mend it"
+            ) from None
+        missing = [name for name in (*_WHAT, "video", "length", "correct", "error") if name not in row]
+        if missing:
+            raise DataError(f"{path}, line {number}: has no {missing[0]!r}; is this a file of `refocus eval`?")
+        rows.append(row)
+    return rows
+
+
+def _stages(path: Path) -> list[Row]:
+    found = _json(path).get("stages", []) if path.is_file() else []
+    return list(found)
+
+
+def _measured(path: Path) -> list[Row]:
+    return list(_json(path).get("rows", [])) if path.is_file() else []
+
+
+def _json(path: Path) -> Row:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise DataError(f"{path}: not valid JSON") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object, found {type(found).__name__}")
+    return found

@@ -23,7 +23,8 @@ def points(value: float | None, decimals: int = 1) -> str:
     return "–" if value is None else f"{100 * value:+.{decimals}f}".replace("-", "\u2212")
 
 
-def _ends(low: float | None, high: float | None, signed: bool = False) -> str:
+def ends(low: float | None, high: float | None, signed: bool = False) -> str:
+    """Both ends of an interval of shares, in percent or, signed, in percentage points; empty where they are not known."""
     if low is None or high is None:
         return ""
     if signed:  # "to", since a dash would look like a minus
@@ -66,7 +67,7 @@ def _comparable(table: Table, budget: int) -> bool:
 
 def _gain_sentence(policy: Row, uniform: Row, oracle: Row | None) -> str:
     gain, low, high = (policy[f"accuracy_gain{end}"] for end in ("", "_low", "_high"))
-    interval = "" if low is None or high is None else f" (95{NBSP}% interval {_ends(low, high, signed=True)})"
+    interval = "" if low is None or high is None else f" (95{NBSP}% interval {ends(low, high, signed=True)})"
     if low is None or (low <= 0 <= high):
         return f"The difference of {points(gain)} points{interval} does not tell the two apart."
     if gain < 0:
@@ -93,10 +94,11 @@ def tiles(lines: Sequence[Row], budget: int) -> str:
         if line is None:
             continue
         recall = "" if line["recall"] is None else f"<br>sees {percent(line['recall'])} of the evidence"
-        ends = _ends(line["accuracy_low"], line["accuracy_high"])
+        interval = ends(line["accuracy_low"], line["accuracy_high"])
+        said = f"95 % interval {interval}" if interval else "accuracy"
         parts.append(
             f"<div class=tile style='--colour:{css_colour(style.colour)}'><h2>{escape(style.label)}</h2>"
-            f"<b>{percent(line['accuracy'])}</b><p>{f'95 % interval {ends}' if ends else 'accuracy'}{recall}</p></div>"
+            f"<b>{percent(line['accuracy'])}</b><p>{said}{recall}</p></div>"
         )
     return f"<div class=tiles>{''.join(parts)}</div>"
 
@@ -127,7 +129,7 @@ def _table_row(own: Sequence[Row], selector: str, selectors: Sequence[str], kind
             continue
         for name, shape in (("accuracy", percent), ("recall", percent), ("accuracy_gain", points)):
             value, low, high = (line[f"{name}{end}"] for end in ("", "_low", "_high"))
-            small = f"<small>{_ends(low, high, signed=name == 'accuracy_gain')}</small>"
+            small = f"<small>{ends(low, high, signed=name == 'accuracy_gain')}</small>"
             cells.append(f"<td{' class=first' if name == 'accuracy' else ''}>{shape(value)}{small}</td>")
     whole = find(own, selector, budget)
     n, failed = (whole["n"], whole["failed"]) if whole else ("–", 0)
