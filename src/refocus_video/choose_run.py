@@ -56,7 +56,7 @@ def choose_frames(
     output.parent.mkdir(parents=True, exist_ok=True)
     _check_begun(output, plan.manifest | about)
     with progress(f"choosing for {questions.stem}", len(by_video(examples))) as advance:
-        rows = choose(examples, plan, output, advance, about)
+        rows = choose(examples, plan, output, advance, about=about)
     check_same_pools(rows)
     if all(row.error for row in rows):
         output.unlink()  # or running again would not look at the videos again

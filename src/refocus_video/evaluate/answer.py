@@ -19,6 +19,7 @@ from refocus_video.data.evidence import evidence_recall
 from refocus_video.data.selections import Chosen, check_frames, check_indices
 from refocus_video.errors import DataError, RefocusError
 from refocus_video.evaluate.journal import Journal
+from refocus_video.evaluate.stages import Stages
 from refocus_video.evaluate.text import exact_match, token_f1
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.letters import parse_letter
@@ -58,12 +59,16 @@ def answer(
     answering: Answering,
     path: Path,
     progress: Callable[[], None] = lambda: None,
+    stages: Stages | None = None,
 ) -> list[Row]:
     """Append a row for every choice to ``path``, video by video, and return the rows of this model.
+
+    ``stages`` notes time and memory.
 
     Raises:
         DataError: if a choice is for a question that is not among the examples.
     """
+    stages = stages or Stages()
     known = {example.id: example for example in examples}
     strangers = [row.id for row in chosen if row.id not in known]
     if strangers:
@@ -81,34 +86,36 @@ def answer(
     )
     for video, group in groups.items():
         if (answering.name, video) not in finished:
-            journal.append(answer_in(video, group, known, answering))
+            rows = answer_in(video, group, known, answering, stages)
+            with stages.of("writing"):
+                journal.append(rows)
         progress()
     return [row for row in journal.rows if row["model"] == answering.name]
 
 
 def answer_in(
-    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], answering: Answering
-) -> Iterator[Row]:
+    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], answering: Answering, stages: Stages
+) -> list[Row]:
     """The rows of one video, in the order of the choices."""
     try:
-        answers, reasons, seconds = _answers(video, chosen, examples, answering)
+        answers, reasons, seconds = _answers(video, chosen, examples, answering, stages)
     except RefocusError as error:
         answers, reasons, seconds = {}, dict.fromkeys(range(len(chosen)), str(error)), 0.0
+    rows = []
     for place, row in enumerate(chosen):
-        example = examples[row.id]
-        found = _unanswered(example, row, answering)
-        if place in answers:
-            yield found | answers[place] | {"seconds": round(seconds, 5)}
-        else:
-            yield found | {"error": row.error or reasons[place]}
+        said = answers.get(place) or {"error": row.error or reasons[place], "seconds": None}
+        rows.append(_unanswered(examples[row.id], row, answering) | {"seconds": round(seconds, 6)} | said)
+    return rows
 
 
 def _answers(
-    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], answering: Answering
+    video: str, chosen: Sequence[Chosen], examples: Mapping[str, Example], answering: Answering, stages: Stages
 ) -> tuple[dict[int, Row], dict[int, str], float]:
     """What is answered and why not, by place among the choices; and the seconds that each answer took."""
     reasons: dict[int, str] = {}
-    with VideoReader(video) as reader:
+    with stages.of("opening"):
+        reader = VideoReader(video)
+    with reader:
         for place, row in enumerate(chosen):
             try:
                 check_frames(row, reader.info.num_frames)
@@ -119,10 +126,12 @@ def _answers(
         if not usable:
             return {}, reasons, 0.0
         shown = np.unique(np.concatenate([chosen[place].frame_indices for place in usable]))
-        pictures, times = reader.read(shown, answering.model.image_size), reader.times[shown]
-        duration = reader.info.duration_s
+        with stages.of("decoding"):
+            pictures = reader.read(shown, answering.model.image_size)
+        times, duration = reader.times[shown], reader.info.duration_s
     begun = time.perf_counter()
-    features = answering.model.encode(pictures)
+    with stages.of("encoding", answering.name):
+        features = answering.model.encode(pictures)
     groups = _groups([(place, chosen[place]) for place in usable])
     requests = [
         ScoreRequest(
@@ -135,16 +144,17 @@ def _answers(
         )
         for (identity, _), places in groups
     ]
+    with stages.of("answering", answering.name):
+        replies = list(_replies(requests, answering))
     found: dict[int, Row] = {}
-    for ((identity, _), places), replies in zip(groups, _replies(requests, answering), strict=True):
-        example = examples[identity]
-        for place, reply in zip(places, replies, strict=True):
-            row = chosen[place]
-            seen = times[np.searchsorted(shown, row.frame_indices)]
-            verdict = _by_score(reply, example) if isinstance(reply, Tensor) else _by_words(reply, example, answering)
-            found[place] = _shown(row, seen) | {"recall": evidence_recall(example, seen.tolist())} | verdict
-    seconds = (time.perf_counter() - begun) / len(usable)
-    return found, reasons, seconds
+    with stages.of("judging"):
+        for ((identity, _), places), of_request in zip(groups, replies, strict=True):
+            example = examples[identity]
+            for place, reply in zip(places, of_request, strict=True):
+                seen = times[np.searchsorted(shown, chosen[place].frame_indices)]
+                said = _by_score(reply, example) if isinstance(reply, Tensor) else _by_words(reply, example, answering)
+                found[place] = _shown(chosen[place], seen) | {"recall": evidence_recall(example, seen.tolist())} | said
+    return found, reasons, (time.perf_counter() - begun) / len(usable)
 
 
 def _groups(chosen: Sequence[tuple[int, Chosen]]) -> list[tuple[tuple[str, int], list[int]]]:
@@ -233,6 +243,8 @@ def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:
         "exact": None,
         "f1": None,
         "unparsable": False,
+        "candidates": row.candidates,
+        "pool": row.pool,
         "choosing_seconds": row.seconds,
         "error": None,
     }

@@ -16,6 +16,7 @@ from refocus_video.data.selections import FORMAT, Chosen, chosen_row, empty_row
 from refocus_video.errors import RefocusError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.journal import Journal
+from refocus_video.evaluate.stages import Stages
 from refocus_video.selectors.base import Pick, Selector, question_rng, to_selection
 from refocus_video.types import Example, Timeline
 from refocus_video.video.candidates import candidate_timeline
@@ -64,9 +65,14 @@ def choose(
     plan: Choosing,
     path: Path,
     progress: Callable[[], None] = lambda: None,
+    stages: Stages | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> list[Chosen]:
-    """Write the selection file ``path`` and return its rows; ``about`` is added to what it says of itself."""
+    """Write the selection file ``path`` and return its rows.
+
+    ``stages`` notes time and memory; ``about`` is added to what the file says of itself.
+    """
+    stages = stages or Stages()
     journal = Journal(path, {"manifest": plan.manifest | dict(about or {})})
     groups = by_video(examples)
     finished = journal.keep_finished(
@@ -76,22 +82,25 @@ def choose(
     )
     for video, group in groups.items():
         if video not in finished:
-            journal.append(row.model_dump(mode="json", exclude_none=True) for row in choose_in(video, group, plan))
+            rows = choose_in(video, group, plan, stages)
+            with stages.of("writing"):
+                journal.append(row.model_dump(mode="json", exclude_none=True) for row in rows)
         progress()
     return [Chosen.model_validate(row) for row in journal.rows]
 
 
-def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[Chosen]:
+def choose_in(video: str, examples: Sequence[Example], plan: Choosing, stages: Stages | None = None) -> list[Chosen]:
     """Every row of one video."""
+    stages = stages or Stages()
     chosen: dict[Key, Chosen] = {}
     reason = ""
     try:
-        with VideoReader(video) as reader:
+        with stages.of("opening"), VideoReader(video) as reader:
             candidates = candidate_timeline(reader, plan.sampling)
         reason = f"the video gives only {len(candidates)} candidate frames"
         # A video that is too short for one budget still counts for the smaller ones.
         fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
-        for example, name, budget, pick, seconds in _picks(examples, candidates, fitting):
+        for example, name, budget, pick, seconds in _picks(examples, candidates, fitting, stages):
             selection = to_selection(pick, candidates, example.question, name)
             chosen[example.id, name, budget] = chosen_row(selection, example.id, budget, candidates, seconds)
     except RefocusError as error:
@@ -104,18 +113,20 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing) -> list[C
 
 
 def _picks(
-    examples: Sequence[Example], candidates: Timeline, plan: Choosing
+    examples: Sequence[Example], candidates: Timeline, plan: Choosing, stages: Stages
 ) -> Iterator[tuple[Example, str, int, Pick, float]]:
     """Everything that is picked from one video, each with the seconds that it took; looking at the video is shared out."""
     questions = [example.question for example in examples]
     shares = len(questions) * len(plan.budgets)
     for selector in plan.selectors:
         begun = time.perf_counter()
-        opened = selector.open(candidates)
+        with stages.of("looking", selector.name):
+            opened = selector.open(candidates)
         opening = (time.perf_counter() - begun) / max(1, shares)
         for budget in plan.budgets:
             begun = time.perf_counter()
-            picks = opened.pick(questions, budget)
+            with stages.of("picking", selector.name):
+                picks = opened.pick(questions, budget)
             seconds = opening + (time.perf_counter() - begun) / len(questions)
             for example, pick in zip(examples, picks, strict=True):
                 yield example, selector.name, budget, pick, seconds

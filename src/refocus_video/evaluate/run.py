@@ -14,6 +14,7 @@ from refocus_video.data.selections import Chosen, check_same_pools
 from refocus_video.errors import ConfigError
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing, choose
+from refocus_video.evaluate.stages import Stages
 from refocus_video.files import write_json
 from refocus_video.types import Example
 
@@ -33,6 +34,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Write ``output/selections.jsonl`` and ``output/rows.jsonl``, and return the rows of the latter.
 
+    What each stage took is in ``output/stages.json``, also after an interruption: see :mod:`~refocus_video.evaluate.stages`.
+
     ``given`` are choices made before, to be answered as well.
 
     ``progress`` is called once a video for the choosing and once for each answering model: see :func:`units`.
@@ -48,9 +51,14 @@ def evaluate(
         "models": [model.name for model in answering],
     }
     check_settings(output, described)
-    chosen = [*choose(examples, plan, output / FILES[1], progress), *given]
-    check_same_pools(chosen)
-    return [row for model in answering for row in answer(chosen, examples, model, output / FILES[2], progress)]
+    stages = Stages()
+    try:
+        chosen = [*choose(examples, plan, output / FILES[1], progress, stages), *given]
+        check_same_pools(chosen)
+        path = output / FILES[2]
+        return [row for model in answering for row in answer(chosen, examples, model, path, progress, stages)]
+    finally:
+        stages.keep(output)
 
 
 def units(examples: Sequence[Example], models: int) -> int:
