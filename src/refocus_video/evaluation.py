@@ -2,7 +2,7 @@
 
 Every folder it writes says what it is of (``evaluation.json``), holds one row for every question, selector, budget and model
 (``rows.jsonl``), the frames behind them (``selections.jsonl``), and what they amount to (``results.json``, ``report.html``).
-Several question files get a folder each below ``output``.
+Several question files get a folder each below ``output``, and one more page there about all of them.
 """
 
 import re
@@ -25,8 +25,12 @@ from refocus_video.evaluate.answer import Answering
 from refocus_video.evaluate.choose import Choosing
 from refocus_video.evaluate.judge import ModelJudge
 from refocus_video.evaluate.metrics import BASELINE, summarise
+from refocus_video.evaluate.overview import Overview, survey, write_overview
 from refocus_video.evaluate.report import build_filmstrips, write_report
 from refocus_video.evaluate.run import FILES, evaluate, units
+from refocus_video.evaluate.runs import Runs, load_runs
+from refocus_video.evaluate.stages import FILE as STAGES
+from refocus_video.evaluate.stages import read_stages
 from refocus_video.files import write_json
 from refocus_video.pipeline import Progress, none_usable
 from refocus_video.policy.policy import FramePolicy
@@ -160,6 +164,8 @@ def run_comparison(
             progress,
             story,
         )
+    if len(files) > 1:
+        write_overview(_survey(load_runs([output / name for name in files]), comparison), output)
     return results
 
 
@@ -225,6 +231,9 @@ def _one_file(
         seed=config.train.seed,
     )
     given = [row for path in comparison.selections for row in _given(path, examples, comparison.budgets)]
+    names = dict.fromkeys([*plan.names, *(row.selector for row in given)])
+    if comparison.baseline not in (BASELINE, *names):
+        raise ConfigError(f"the baseline {comparison.baseline!r} is not among those compared: {', '.join(names)}")
     settings = {
         "sampling": config.sampling.model_dump(mode="json"),
         "seed": config.train.seed,
@@ -240,7 +249,7 @@ def _one_file(
         rows = evaluate(examples, answering, plan, output, settings, advance, given=given)
     reasons = {row["video"]: row["error"] for row in rows if row["error"]}
     if all(row["error"] for row in rows):
-        for file in FILES:  # or running again would not look at the videos again
+        for file in (*FILES, STAGES):  # or running again would not look at the videos again
             (output / file).unlink()
         raise none_usable(reasons)
     results = {
@@ -256,6 +265,7 @@ def _one_file(
             {"video": video, "reason": reason, "questions": sum(e.video == video for e in examples)}
             for video, reason in reasons.items()
         ],
+        "stages": read_stages(output),
         "usage": [row for model in answering for row in usage_of(model.model)],
     }
     write_json(output / "results.json", results)
@@ -271,7 +281,14 @@ def _one_file(
             settings=settings,
             budget=story.main_budget,
         )
+    else:
+        runs = Runs(tuple(rows), {str(output): {"settings": settings}}, tuple(read_stages(output)))
+        write_overview(_survey(runs, comparison), output, f"Ways of picking frames: {name}")
     return results
+
+
+def _survey(runs: Runs, comparison: Comparison) -> Overview:
+    return survey(runs, comparison.baseline if comparison.baseline in runs.selectors else None)
 
 
 def _given(path: Path, examples: Sequence[Example], budgets: Sequence[int]) -> list[Chosen]:

@@ -24,6 +24,7 @@ from refocus_video.cli.options import (
     load_config,
 )
 from refocus_video.cli.quality import quality
+from refocus_video.cli.report import report
 from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, RefocusError
 
@@ -44,6 +45,7 @@ haystack = typer.Typer(
 app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
 app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
+app.command("report", short_help="Put evaluations side by side.")(report)
 app.command("selectors", short_help="List the ways of picking frames.")(selectors)
 app.command("choose", short_help="Pick frames for a file of questions.")(choose)
 app.command("quality", short_help="Measure picked frames against evidence.")(quality)

@@ -66,7 +66,7 @@ def swatch(style: Style) -> str:
     from matplotlib.markers import MarkerStyle
 
     marker = MarkerStyle(style.marker)
-    outline = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
+    outline: Any = marker.get_path().transformed(marker.get_transform()).to_polygons()[0]
     points = " ".join(f"{17 + 8 * x:.1f},{7 - 8 * y:.1f}" for x, y in outline)
     colour = css_colour(style.colour)
     return (

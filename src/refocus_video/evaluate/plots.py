@@ -187,6 +187,7 @@ def budget_panel(
     kind: str,
     guessing: float | None = None,
     banded: Collection[str] | None = None,
+    title: str = "",
 ) -> Panel:
     """Accuracy or recall of every selector against the budget.
 
@@ -196,6 +197,7 @@ def budget_panel(
         kind: question type.
         guessing: drawn with accuracy only.
         banded: the selectors drawn with their interval; None for all.
+        title: in place of one made of ``name`` and ``kind``.
     """
     own = [line for line in lines if line["question_type"] == kind and line[name] is not None]
     selectors = list(dict.fromkeys(line["selector"] for line in lines))
@@ -212,8 +214,11 @@ def budget_panel(
         if points:
             drawn.append(Line(style_of(selector, selectors), x, y, *ends))
     what = "Accuracy" if name == "accuracy" else "Evidence recall"
-    title = f"{what}, {'all questions' if kind == 'all' else kind}"
-    return Panel(title, drawn, guessing if name == "accuracy" else None)
+    return Panel(
+        title or f"{what}, {'all questions' if kind == 'all' else kind}",
+        drawn,
+        guessing if name == "accuracy" else None,
+    )
 
 
 def curves(
@@ -226,11 +231,12 @@ def curves(
     limits: tuple[float, float] | None = None,
     legend: bool = True,
     height: int = 290,
+    shared: bool = True,
 ) -> str:
-    """Panels of lines over one horizontal axis, in rows that share their vertical one.
+    """Panels of lines over one horizontal axis.
 
     Args:
-        panels: in reading order; those of one row are compared with each other.
+        panels: in reading order.
         columns: panels in a row.
         name: of the figure, without spaces.
         along: what the horizontal axis is.
@@ -238,6 +244,7 @@ def curves(
         limits: of the vertical axis, in shares of 1; what the lines need if None.
         legend: whether one is drawn on top.
         height: of a row in pixels.
+        shared: whether the panels of a row have one vertical axis.
 
     Returns:
         An ``<svg>`` element; an empty text if there are no panels.
@@ -246,7 +253,7 @@ def curves(
         return ""
     rows = -(-len(panels) // columns)
     figure = _figure(height * rows + 40)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row").ravel()
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row" if shared else "none").ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for panel, axes in zip(panels, grid, strict=False):

@@ -64,16 +64,20 @@ class Stages:
 
     def keep(self, folder: Path) -> list[Row]:
         """Add what was measured to what the folder holds already, and return both together."""
-        path = folder / FILE
-        earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        found = {(row["stage"], row["who"]): row for row in earlier}
+        found = {(row["stage"], row["who"]): row for row in read_stages(folder)}
         for row in self.rows:
             other = found.get((row["stage"], row["who"]), _empty("", ""))
             sums = {name: round(row[name] + other[name], 4) for name in ("calls", "seconds")}
             rises = {name: max(row[name], other[name]) for name in ("rise_mb", "device_rise_mb")}
             found[row["stage"], row["who"]] = row | sums | rises
-        write_json(path, list(found.values()))
+        write_json(folder / FILE, list(found.values()))
         return list(found.values())
+
+
+def read_stages(folder: Path) -> list[Row]:
+    """What :meth:`Stages.keep` left in a folder; nothing if it is not there."""
+    path = folder / FILE
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
 
 
 def _empty(stage: str, who: str) -> Row:
@@ -86,7 +90,8 @@ def _peaks() -> tuple[float, float]:
     if sys.platform != "win32":
         unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    if not torch.cuda.is_initialized():
+    cuda: Any = torch.cuda
+    if not cuda.is_initialized():
         return held, 0.0
-    torch.cuda.synchronize()  # or the next stage would be charged for work that is still going on
-    return held, torch.cuda.max_memory_allocated() / 1e6
+    cuda.synchronize()  # or the next stage would be charged for work that is still going on
+    return held, float(cuda.max_memory_allocated()) / 1e6

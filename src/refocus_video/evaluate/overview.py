@@ -1,0 +1,321 @@
+"""One self-contained page about any number of evaluations: question files × models × selectors × budgets.
+
+A section is there only if there is something to show in it. The page loads nothing from anywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from refocus_video.errors import DataError
+from refocus_video.evaluate.export import Table, comma_separated, latex, markdown, tables
+from refocus_video.evaluate.measures import measure_sections
+from refocus_video.evaluate.metrics import ALL, BASELINE
+from refocus_video.evaluate.page import (
+    details,
+    fill,
+    frames,
+    heat_map,
+    legend,
+    name_cell,
+    settings_details,
+    spark,
+    table,
+)
+from refocus_video.evaluate.plots import budget_panel, curves, style_of
+from refocus_video.evaluate.report import guessing, main_budget
+from refocus_video.evaluate.runs import LENGTH, Runs, compare
+from refocus_video.evaluate.sections import (
+    budget_table,
+    causes,
+    failure_table,
+    group_name,
+    group_table,
+    stage_table,
+    summary_table,
+    time_table,
+)
+from refocus_video.evaluate.where import divergence, overlap, relative, spread
+from refocus_video.files import write_json, write_text
+
+Row = dict[str, Any]
+
+MOST_BANDS = 5
+"""Selectors whose intervals are drawn at once; of more, only those of the policy and the baseline."""
+NOTES = (
+    "Accuracy is over all questions; one without an answer counts as wrong. Intervals are 95 % bootstrap intervals over videos: "
+    "the questions of one video are drawn together, since they share its frames.",
+    "Gain is the difference in accuracy to the baseline on the same questions, in percentage points. It is coloured, or marked *, "
+    "where its interval leaves out 0. p is that of the exact McNemar test, which takes questions as independent. Neither is "
+    "corrected for the number of selectors compared.",
+    "The oracle, query-blind and wrong question are controls: they know where things happen, or are asked something else, and none "
+    "of them is ever in bold.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What a report is made of: numbers first, all in plain types."""
+
+    runs: Runs
+    baseline: str
+    lines: list[Row]
+    """Of :func:`~refocus_video.evaluate.runs.compare`."""
+    looks: dict[str, Row]
+    """Where selectors look, by question file: see :func:`looks`."""
+
+    @property
+    def budget(self) -> int:
+        """The one told first."""
+        return main_budget(self.lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``results.json`` of a report holds."""
+        return {
+            "baseline": self.baseline,
+            "rows": self.lines,
+            "failures": [
+                {"dataset": dataset, "model": model, "cause": why, "answers": count}
+                for (dataset, model, why), count in causes(self.runs.rows).items()
+            ],
+            "looks": self.looks,
+            "stages": list(self.runs.stages),
+            "measures": {kind: list(rows) for kind, rows in self.runs.measures.items()},
+            "runs": self.runs.settings,
+        }
+
+
+def survey(runs: Runs, baseline: str | None = None) -> Overview:
+    """Compute what a report shows.
+
+    Args:
+        runs: to be put side by side.
+        baseline: what gains are over; None for uniform where it was run.
+
+    Raises:
+        DataError: if nobody of that name was run, or answered fewer questions than those compared with it.
+    """
+    if baseline is not None and baseline not in runs.selectors:
+        raise DataError(f"no rows of the baseline {baseline!r}; the runs hold {', '.join(runs.selectors) or 'none'}")
+    chosen = baseline or BASELINE
+    lines = compare(runs, chosen)
+    return Overview(runs, chosen, lines, looks(runs, main_budget(lines)) if lines else {})
+
+
+def looks(runs: Runs, budget: int) -> dict[str, Row]:
+    """Where selectors look with one budget, by question file; the answering model has no part in it.
+
+    Returns:
+        For each question file ``budget``, ``selectors``, ``overlap`` (mean Jaccard index of the frames, S × S), ``spread``
+        (share of the picks in each part of the video, S × bins), ``divergence`` (Jensen–Shannon divergence of the spreads in
+        bits, S × S) and ``unplaced``: choices from a pool of unknown size, which are in the overlap alone.
+    """
+    frames_of: dict[str, dict[str, dict[str, list[int]]]] = {}
+    times_of: dict[str, dict[str, dict[str, list[float]]]] = {}
+    unplaced: dict[str, set[tuple[str, str]]] = {}
+    for row in runs.rows:
+        if row["budget"] == budget and row["frame_indices"]:
+            dataset, selector, question = row["dataset"], row["selector"], row["id"]
+            frames_of.setdefault(dataset, {}).setdefault(selector, {})[question] = row["frame_indices"]
+            if row.get("positions") and row.get("candidates"):
+                placed = relative(row["positions"], row["candidates"])
+                times_of.setdefault(dataset, {}).setdefault(selector, {})[question] = placed
+            else:
+                unplaced.setdefault(dataset, set()).add((selector, question))
+    found = {}
+    for dataset, of_selector in frames_of.items():
+        names = [name for name in runs.selectors if name in of_selector]
+        places = times_of.get(dataset, {})
+        spreads = [spread([t for own in places.get(name, {}).values() for t in own]) for name in names]
+        found[dataset] = {
+            "budget": budget,
+            "selectors": names,
+            "overlap": _rounded(overlap([of_selector[name] for name in names])),
+            "spread": _rounded([own.tolist() for own in spreads]),
+            "divergence": _rounded(
+                [[divergence(a, b) if a.any() and b.any() else None for b in spreads] for a in spreads]
+            ),
+            "unplaced": len(unplaced.get(dataset, ())),
+        }
+    return found
+
+
+def _rounded(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
+    return [[None if value is None else round(value, 4) for value in row] for row in rows]
+
+
+def write_overview(
+    overview: Overview, folder: Path, title: str = "Ways of picking frames", progress: Callable[[], None] = lambda: None
+) -> Path:
+    """Write ``folder/report.html`` and return its path; ``progress`` is called once for each question file and model."""
+    parts = tables(overview.lines)
+    whole = [part for part in parts if part.group == ALL]
+    anchors = [f"cell-{place}" for place in range(len(whole))]
+    text = fill(
+        "overview.html",
+        title=escape(title),
+        scope=_scope(overview.runs),
+        summary=_summary(overview, whole, anchors),
+        cells="".join(_cell(overview, parts, of, anchor, progress) for of, anchor in zip(whole, anchors, strict=True)),
+        looks=_section("Where they look", "".join(_looks(name, of, overview) for name, of in overview.looks.items())),
+        times=_section("How long it takes", _times(overview.runs)),
+        measures="".join(_section(title, body) for title, body in measure_sections(overview.runs.measures)),
+        failures=_section("Failures", failure_table(overview.runs.rows) if overview.runs.rows else ""),
+        notes="".join(f"<li>{escape(note)}</li>" for note in NOTES),
+        settings="".join(settings_details(name, described) for name, described in overview.runs.settings.items()),
+    )
+    path = folder / "report.html"
+    write_text(path, text)
+    return path
+
+
+def write_tables(overview: Overview, folder: Path) -> None:
+    """Write ``tables.md``, ``tables.tex``, ``results.csv`` and ``results.json``."""
+    write_text(folder / "tables.md", markdown(overview.lines))
+    write_text(folder / "tables.tex", latex(overview.lines))
+    write_text(folder / "results.csv", comma_separated(overview.lines))
+    write_json(folder / "results.json", overview.to_json())
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def _scope(runs: Runs) -> str:
+    if not runs.rows:
+        return "measurements without an evaluation"
+    parts = [
+        _many(len({row["dataset"] for row in runs.rows}), "question file"),
+        _many(len({row["model"] for row in runs.rows}), "model"),
+        _many(len(runs.selectors), "way", "s of picking"),
+        _many(len({row["budget"] for row in runs.rows}), "budget"),
+        _many(len({(row["dataset"], row["id"]) for row in runs.rows}), "question"),
+        _many(len({row["video"] for row in runs.rows}), "video"),
+        _many(len(runs.rows), "answer"),
+    ]
+    return " · ".join(parts)
+
+
+def _many(count: int, thing: str, ending: str = "s") -> str:
+    ending = ending if count != 1 else ending.removeprefix("s")
+    return f"{count:,} {thing}{ending}".replace(",", "\u202f")
+
+
+def _summary(overview: Overview, whole: Sequence[Table], anchors: Sequence[str]) -> str:
+    if not whole:
+        return ""
+    said = f"<p class=caption>With {frames(overview.budget)}; gain over {escape(overview.baseline)} in percentage points.</p>"
+    return summary_table(whole, overview.baseline, overview.budget, anchors) + said
+
+
+def _cell(overview: Overview, parts: Sequence[Table], of: Table, anchor: str, progress: Callable[[], None]) -> str:
+    own = [part for part in parts if (part.dataset, part.model) == (of.dataset, of.model) and part.group != ALL]
+    by_type = [part for part in own if not part.group.startswith(LENGTH)]
+    by_length = [part for part in own if part.group.startswith(LENGTH)]
+    body = budget_table(of, overview.baseline)
+    for name, groups in (("By type of question", by_type), ("By length of video", by_length)):
+        body += _by_group(name, groups, of.budgets, overview)
+    body += _curves(overview, of, own)
+    progress()
+    return (
+        f"<section id={anchor}><h2>{escape(of.dataset)} <small>{escape(of.model)} · {_many(of.count, 'question')}</small></h2>"
+        f"{body}</section>"
+    )
+
+
+def _by_group(name: str, groups: Sequence[Table], budgets: Sequence[int], overview: Overview) -> str:
+    if not groups:
+        return ""
+    # A question file may lack the budget that is told first elsewhere.
+    first = overview.budget if overview.budget in budgets else budgets[len(budgets) // 2]
+    others = "".join(
+        details(f"The same with {frames(b)}", group_table(groups, b, overview.baseline)) for b in budgets if b != first
+    )
+    return f"<h3>{escape(name)}, with {frames(first)}</h3>{group_table(groups, first, overview.baseline)}{others}"
+
+
+def _curves(overview: Overview, of: Table, groups: Sequence[Table]) -> str:
+    lines = [line for line in overview.lines if (line["dataset"], line["model"]) == (of.dataset, of.model)]
+    names = list(of.cells)
+    guess = guessing(overview.runs.cells[of.dataset, of.model])
+    banded = names if len(names) <= MOST_BANDS else [n for n in names if n in ("policy", overview.baseline)]
+    kinds = ["accuracy", *(["recall"] if any(line["recall"] is not None for line in lines) else [])]
+    whole = curves(
+        [budget_panel(lines, kind, ALL, guess, banded) for kind in kinds],
+        columns=2,
+        name="budgets",
+        along="frames given to the answering model",
+        ticks=of.budgets,
+        legend=False,
+        height=380,
+        shared=False,
+    )
+    shown = [group.group for group in groups]
+    panels = [budget_panel(lines, "accuracy", group, guess, (), group_name(group)) for group in shown]
+    by_group = curves(
+        panels,
+        columns=3,
+        name="groups",
+        along="frames given to the answering model",
+        ticks=of.budgets,
+        legend=False,
+        height=250,
+        shared=True,
+    )
+    bands = "all" if banded == names else " and ".join(banded) or "none"
+    return (
+        f"<h3>More or fewer frames</h3>{legend(names)}<div class=scroll>{whole}</div>"
+        f"<p class=caption>Bands: 95&nbsp;% intervals ({escape(bands)}). Dotted: blind guessing.</p>"
+        + details("Accuracy by group", f"<div class=scroll>{by_group}</div>" if by_group else "")
+    )
+
+
+def _looks(dataset: str, found: Row, overview: Overview) -> str:
+    names = found["selectors"]
+    several = len(overview.looks) > 1
+    head = (
+        "<tr><th class=name>frames picked by</th><th class=wide><span class=ends><span>beginning</span><span>end of the video"
+        "</span></span></th><th>first fifth</th><th>middle</th><th>last fifth</th></tr>"
+    )
+    body = ""
+    for name, own in zip(names, found["spread"], strict=True):
+        if any(own):
+            fifth = len(own) // 5
+            parts = (sum(own[:fifth]), sum(own[fifth:-fifth]), sum(own[-fifth:]))
+            shares = "".join(f"<td>{100 * part:.0f}&nbsp;%</td>" for part in parts)
+            bars = spark(own, style_of(name, overview.runs.selectors).colour, "histogram of the picks over the video")
+            body += f"<tr>{name_cell(name, overview.runs.selectors, False)}<td class=wide>{bars}</td>{shares}</tr>"
+    numbers = [str(place + 1) for place in range(len(names))]
+    rows = [f"{number} {style_of(name).label}" for number, name in zip(numbers, names, strict=True)]
+    maps = ""
+    if len(names) > 1:
+        maps = heat_map("Overlap: mean Jaccard index of the frames", rows, numbers, found["overlap"])
+        maps += heat_map("Jensen–Shannon divergence of where they look, bits", rows, numbers, found["divergence"])
+    title = f"<h3>{escape(dataset)}</h3>" if several else ""
+    lost = (
+        f" {found['unplaced']} choices from a pool of unknown size are in the overlap alone."
+        if found["unplaced"]
+        else ""
+    )
+    return (
+        f"{title}{table(head, body) if body else ''}<div class=maps>{maps}</div>"
+        f"<p class=caption>With {frames(found['budget'])}. Even spacing puts the same share everywhere.{lost}</p>"
+    )
+
+
+def _times(runs: Runs) -> str:
+    models = list(dict.fromkeys(row["model"] for row in runs.rows))
+    body = ""
+    for model in models:
+        title = f"<h3>{escape(model)}</h3>" if len(models) > 1 else ""
+        found = time_table([row for row in runs.rows if row["model"] == model])
+        body += title + found if found else ""
+    if body:
+        body += (
+            "<p class=caption>Over all budgets, on a logarithmic scale. What is done once for a video is shared out among its "
+            "questions and budgets; decoding for the answering model is not in it.</p>"
+        )
+    stages = stage_table(runs.stages)
+    return body + (f"<h3>Stages</h3>{stages}" if stages else "")
