@@ -33,6 +33,8 @@ Judge = Callable[[str, Sequence[str], str], bool]
 
 LENGTHS = ((60.0, "up to 1 min"), (600.0, "1 to 10 min"), (3600.0, "10 min to 1 h"))
 """Classes of videos by their seconds, for data sets that give a number."""
+LENGTH_CLASSES = (*(name for _, name in LENGTHS), "over 1 h")
+"""Their names, the shortest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ def length_class(example: Example) -> str:
         return found
     if not isinstance(found, int | float):
         return ""
-    return next((name for limit, name in LENGTHS if found <= limit), "over 1 h")
+    return next((name for limit, name in LENGTHS if found <= limit), LENGTH_CLASSES[-1])
 
 
 def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:

@@ -66,11 +66,11 @@ def markdown(lines: Sequence[Row]) -> str:
     for table in tables(lines):
         head = ["frames picked by", *(f"{budget} frame{'s' * (budget > 1)}" for budget in table.budgets)]
         body = [
-            [name, *(_written(cell, table.best(i), "**{}**") for i, cell in enumerate(row))]
+            [_piped(name), *(_written(cell, table.best(i), "**{}**", "\\*") for i, cell in enumerate(row))]
             for name, row in table.cells.items()
         ]
         rows = [head, ["---", *("---:" for _ in table.budgets)], *body]
-        parts.append(f"### {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows))
+        parts.append(f"### {_line(table.title)}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows))
     return "\n".join(parts)
 
 
@@ -80,11 +80,13 @@ def latex(lines: Sequence[Row]) -> str:
     for table in tables(lines):
         head = " & ".join(["", *(str(budget) for budget in table.budgets)])
         body = [
-            " & ".join([_escaped(name), *(_written(c, table.best(i), r"\textbf{{{}}}") for i, c in enumerate(row))])
+            " & ".join(
+                [_escaped(name), *(_written(c, table.best(i), r"\textbf{{{}}}", "*") for i, c in enumerate(row))]
+            )
             for name, row in table.cells.items()
         ]
         parts.append(
-            f"% {table.title}\n\\begin{{tabular}}{{l{'r' * len(table.budgets)}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
+            f"% {_line(table.title)}\n\\begin{{tabular}}{{l{'r' * len(table.budgets)}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
             + "".join(f"{row} \\\\\n" for row in body)
             + "\\bottomrule\n\\end{tabular}\n"
         )
@@ -93,21 +95,35 @@ def latex(lines: Sequence[Row]) -> str:
 
 def comma_separated(lines: Sequence[Row]) -> str:
     """Every line with all its numbers."""
+    if not lines:
+        return ""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+    writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return stream.getvalue()
 
 
-def _written(cell: Row | None, best: float | None, bold: str) -> str:
+def _written(cell: Row | None, best: float | None, bold: str, mark: str) -> str:
     if cell is None:
         return "–"
     text = f"{100 * cell['accuracy']:.1f}"
     if best is not None and cell["accuracy"] == best and cell["selector"] not in CONTROLS:
         text = bold.format(text)
-    return text + "*" * clear(cell)
+    return text + mark * clear(cell)
+
+
+def _line(text: str) -> str:
+    """On one line, where a name may hold several."""
+    return " ".join(text.split())
+
+
+def _piped(text: str) -> str:
+    return _line(text).replace("\\", "\\\\").replace("|", "\\|")
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def _escaped(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    return "".join(_LATEX.get(c) or ("\\" + c if c in "&%$#_{}" else c) for c in _line(text))

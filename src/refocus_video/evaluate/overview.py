@@ -6,12 +6,14 @@ A section is there only if there is something to show in it. The page loads noth
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import log
 from pathlib import Path
 from typing import Any
 
 from refocus_video.errors import DataError
 from refocus_video.evaluate.export import Table, comma_separated, latex, markdown, tables
-from refocus_video.evaluate.measures import measure_sections
+from refocus_video.evaluate.filmstrip import short_name
+from refocus_video.evaluate.looks import looks
 from refocus_video.evaluate.metrics import ALL, BASELINE
 from refocus_video.evaluate.page import (
     details,
@@ -20,11 +22,13 @@ from refocus_video.evaluate.page import (
     heat_map,
     legend,
     name_cell,
+    own_ids,
     settings_details,
     spark,
     table,
 )
 from refocus_video.evaluate.plots import budget_panel, curves, style_of
+from refocus_video.evaluate.probe_plots import FIGURES
 from refocus_video.evaluate.report import guessing, main_budget
 from refocus_video.evaluate.runs import LENGTH, Runs, compare
 from refocus_video.evaluate.sections import (
@@ -37,13 +41,21 @@ from refocus_video.evaluate.sections import (
     summary_table,
     time_table,
 )
-from refocus_video.evaluate.where import divergence, overlap, relative, spread
 from refocus_video.files import write_json, write_text
 
 Row = dict[str, Any]
 
 MOST_BANDS = 5
 """Selectors whose intervals are drawn at once; of more, only those of the policy and the baseline."""
+PROBES = {
+    "needle": "Needle in a haystack",
+    "suppression": "Evidence suppressed",
+    "prefix_noise": "Random frames among the picks",
+    "influence": "Influence of single frames",
+}
+"""Titles of what is measured beside accuracy."""
+ABREAST = 4
+"""Needle maps of so many selectors stand side by side."""
 NOTES = (
     "Accuracy is over all questions; one without an answer counts as wrong. Intervals are 95 % bootstrap intervals over videos: "
     "the questions of one video are drawn together, since they share its frames.",
@@ -64,7 +76,7 @@ class Overview:
     lines: list[Row]
     """Of :func:`~refocus_video.evaluate.runs.compare`."""
     looks: dict[str, Row]
-    """Where selectors look, by question file: see :func:`looks`."""
+    """Where selectors look, by question file: see :func:`~refocus_video.evaluate.looks.looks`."""
 
     @property
     def budget(self) -> int:
@@ -82,7 +94,7 @@ class Overview:
             ],
             "looks": self.looks,
             "stages": list(self.runs.stages),
-            "measures": {kind: list(rows) for kind, rows in self.runs.measures.items()},
+            "probes": list(self.runs.probes),
             "runs": self.runs.settings,
         }
 
@@ -101,49 +113,7 @@ def survey(runs: Runs, baseline: str | None = None) -> Overview:
         raise DataError(f"no rows of the baseline {baseline!r}; the runs hold {', '.join(runs.selectors) or 'none'}")
     chosen = baseline or BASELINE
     lines = compare(runs, chosen)
-    return Overview(runs, chosen, lines, looks(runs, main_budget(lines)) if lines else {})
-
-
-def looks(runs: Runs, budget: int) -> dict[str, Row]:
-    """Where selectors look with one budget, by question file; the answering model has no part in it.
-
-    Returns:
-        For each question file ``budget``, ``selectors``, ``overlap`` (mean Jaccard index of the frames, S × S), ``spread``
-        (share of the picks in each part of the video, S × bins), ``divergence`` (Jensen–Shannon divergence of the spreads in
-        bits, S × S) and ``unplaced``: choices from a pool of unknown size, which are in the overlap alone.
-    """
-    frames_of: dict[str, dict[str, dict[str, list[int]]]] = {}
-    times_of: dict[str, dict[str, dict[str, list[float]]]] = {}
-    unplaced: dict[str, set[tuple[str, str]]] = {}
-    for row in runs.rows:
-        if row["budget"] == budget and row["frame_indices"]:
-            dataset, selector, question = row["dataset"], row["selector"], row["id"]
-            frames_of.setdefault(dataset, {}).setdefault(selector, {})[question] = row["frame_indices"]
-            if row.get("positions") and row.get("candidates"):
-                placed = relative(row["positions"], row["candidates"])
-                times_of.setdefault(dataset, {}).setdefault(selector, {})[question] = placed
-            else:
-                unplaced.setdefault(dataset, set()).add((selector, question))
-    found = {}
-    for dataset, of_selector in frames_of.items():
-        names = [name for name in runs.selectors if name in of_selector]
-        places = times_of.get(dataset, {})
-        spreads = [spread([t for own in places.get(name, {}).values() for t in own]) for name in names]
-        found[dataset] = {
-            "budget": budget,
-            "selectors": names,
-            "overlap": _rounded(overlap([of_selector[name] for name in names])),
-            "spread": _rounded([own.tolist() for own in spreads]),
-            "divergence": _rounded(
-                [[divergence(a, b) if a.any() and b.any() else None for b in spreads] for a in spreads]
-            ),
-            "unplaced": len(unplaced.get(dataset, ())),
-        }
-    return found
-
-
-def _rounded(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
-    return [[None if value is None else round(value, 4) for value in row] for row in rows]
+    return Overview(runs, chosen, lines, looks(runs.rows, main_budget(lines)) if lines else {})
 
 
 def write_overview(
@@ -161,13 +131,13 @@ def write_overview(
         cells="".join(_cell(overview, parts, of, anchor, progress) for of, anchor in zip(whole, anchors, strict=True)),
         looks=_section("Where they look", "".join(_looks(name, of, overview) for name, of in overview.looks.items())),
         times=_section("How long it takes", _times(overview.runs)),
-        measures="".join(_section(title, body) for title, body in measure_sections(overview.runs.measures)),
+        probes="".join(_section(title, _probe(overview.runs, kind)) for kind, title in PROBES.items()),
         failures=_section("Failures", failure_table(overview.runs.rows) if overview.runs.rows else ""),
         notes="".join(f"<li>{escape(note)}</li>" for note in NOTES),
         settings="".join(settings_details(name, described) for name, described in overview.runs.settings.items()),
     )
     path = folder / "report.html"
-    write_text(path, text)
+    write_text(path, own_ids(text))
     return path
 
 
@@ -206,7 +176,10 @@ def _many(count: int, thing: str, ending: str = "s") -> str:
 def _summary(overview: Overview, whole: Sequence[Table], anchors: Sequence[str]) -> str:
     if not whole:
         return ""
-    said = f"<p class=caption>With {frames(overview.budget)}; gain over {escape(overview.baseline)} in percentage points.</p>"
+    said = f"With {frames(overview.budget)}"
+    if overview.baseline in overview.runs.selectors:
+        said += f"; gain over {escape(overview.baseline)} in percentage points"
+    said = f"<p class=caption>{said}.</p>"
     return summary_table(whole, overview.baseline, overview.budget, anchors) + said
 
 
@@ -244,7 +217,7 @@ def _curves(overview: Overview, of: Table, groups: Sequence[Table]) -> str:
     kinds = ["accuracy", *(["recall"] if any(line["recall"] is not None for line in lines) else [])]
     whole = curves(
         [budget_panel(lines, kind, ALL, guess, banded) for kind in kinds],
-        columns=2,
+        columns=len(kinds),
         name="budgets",
         along="frames given to the answering model",
         ticks=of.budgets,
@@ -292,7 +265,9 @@ def _looks(dataset: str, found: Row, overview: Overview) -> str:
     maps = ""
     if len(names) > 1:
         maps = heat_map("Overlap: mean Jaccard index of the frames", rows, numbers, found["overlap"])
-        maps += heat_map("Jensen–Shannon divergence of where they look, bits", rows, numbers, found["divergence"])
+        maps += heat_map(
+            "Jensen–Shannon divergence of where they look, in nats", rows, numbers, found["divergence"], highest=log(2)
+        )
     title = f"<h3>{escape(dataset)}</h3>" if several else ""
     lost = (
         f" {found['unplaced']} choices from a pool of unknown size are in the overlap alone."
@@ -303,6 +278,22 @@ def _looks(dataset: str, found: Row, overview: Overview) -> str:
         f"{title}{table(head, body) if body else ''}<div class=maps>{maps}</div>"
         f"<p class=caption>With {frames(found['budget'])}. Even spacing puts the same share everywhere.{lost}</p>"
     )
+
+
+def _probe(runs: Runs, kind: str) -> str:
+    """The figures of every file of one kind; that of the needle by a few selectors at a time."""
+    found = [probe for probe in runs.probes if probe.get("kind") == kind]
+    body = ""
+    for probe in found:
+        rows = probe["rows"]
+        selectors = list(dict.fromkeys(row.get("selector") for row in rows))
+        parts = (
+            [selectors[i : i + ABREAST] for i in range(0, len(selectors), ABREAST)] if kind == "needle" else [selectors]
+        )
+        figures = [FIGURES[kind]([row for row in rows if row.get("selector") in part]) for part in parts]
+        title = f"<h3>{escape(short_name(probe['folder']))}</h3>" if len(found) > 1 else ""
+        body += title + "".join(f"<div class=scroll>{figure}</div>" for figure in figures if figure)
+    return body
 
 
 def _times(runs: Runs) -> str:

@@ -1,9 +1,11 @@
 """What all pages have in common: one style, and small pieces of HTML that need no script and load nothing."""
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
+from itertools import count
 from string import Template
 from typing import Any
 
@@ -21,9 +23,20 @@ def fill(template: str, **parts: str) -> str:
     return page.substitute(style=room.joinpath("page.css").read_text(encoding="utf-8").strip(), **parts)
 
 
-def frames(count: int) -> str:
+def own_ids(page: str) -> str:
+    """The same page with the ids inside each plot made its own: two plots drawn alike would share theirs."""
+    numbers = count()
+
+    def renamed(plot: re.Match[str]) -> str:
+        prefix = f"plot{next(numbers)}-"
+        return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", plot[0])
+
+    return re.sub(r'<svg[^>]*class="plot".*?</svg>', renamed, page, flags=re.DOTALL)
+
+
+def frames(number: int) -> str:
     """``1 frame``, ``8 frames``."""
-    return f"{count} frame{'s' * (count != 1)}"
+    return f"{number} frame{'s' * (number != 1)}"
 
 
 def details(name: str, body: str, opened: bool = False) -> str:

@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refocus_video.errors import DataError
+from refocus_video.evaluate.answer import LENGTH_CLASSES
 from refocus_video.evaluate.metrics import BASELINE, summarise
 from refocus_video.evaluate.run import FILES
 
 Row = dict[str, Any]
 LENGTH = "length: "
 """Begins the group of questions whose videos have one length."""
-MEASURES = ("needle", "suppression", "prefix_noise", "influence")
+PROBES = ("needle", "suppression", "prefix_noise", "influence")
 """Kinds of measurements beside the evaluation; each is a file ``KIND.json`` with ``kind`` and ``rows``."""
 
+_SHORTEST_FIRST = {name: place for place, name in enumerate(("short", "medium", "long", *LENGTH_CLASSES))}
 _WHAT = ("dataset", "model", "selector", "budget", "id")
 """What there is one row of."""
 _SAID = ("frame_indices", "predicted", "correct", "error", "text")
@@ -33,8 +35,8 @@ class Runs:
     """Of each folder, by its path."""
     stages: tuple[Row, ...] = ()
     """Time and memory of each stage, as in ``results.json``, with the folder."""
-    measures: dict[str, tuple[Row, ...]] = field(default_factory=dict)
-    """Rows of each kind of :data:`MEASURES` that was found."""
+    probes: tuple[Row, ...] = ()
+    """What every file of :data:`PROBES` holds, with its ``folder``."""
 
     @property
     def cells(self) -> dict[tuple[str, str], list[Row]]:
@@ -67,11 +69,12 @@ def load_runs(folders: Sequence[Path], progress: Callable[[], None] = lambda: No
     pools: dict[str, tuple[Row, Path]] = {}
     settings: dict[str, Any] = {}
     stages: list[Row] = []
-    measures: dict[str, list[Row]] = {}
+    probes: list[Row] = []
     for given in folders:
         for folder in _found(given):
-            for kind in MEASURES:
-                measures.setdefault(kind, []).extend(_measured(folder / f"{kind}.json"))
+            for kind in PROBES:
+                path = folder / f"{kind}.json"
+                probes += [{"folder": str(folder)} | _json(path)] if path.is_file() else []
             if (folder / FILES[2]).is_file():
                 settings[str(folder)] = _json(folder / FILES[0])
                 stages += [{"folder": str(folder)} | line for line in _stages(folder / "results.json")]
@@ -79,12 +82,7 @@ def load_runs(folders: Sequence[Path], progress: Callable[[], None] = lambda: No
                     _add(row, folder, rows, pools)
         progress()
     _check_settings(settings, rows)
-    return Runs(
-        tuple(row for row, _ in rows.values()),
-        settings,
-        tuple(stages),
-        {kind: tuple(found) for kind, found in measures.items() if found},
-    )
+    return Runs(tuple(row for row, _ in rows.values()), settings, tuple(stages), tuple(probes))
 
 
 def compare(runs: Runs, baseline: str = BASELINE) -> list[Row]:
@@ -92,16 +90,18 @@ def compare(runs: Runs, baseline: str = BASELINE) -> list[Row]:
     lines = []
     for (dataset, model), rows in runs.cells.items():
         by_length = [row | {"question_type": LENGTH + row["length"]} for row in rows if row["length"]]
-        found = summarise(rows, baseline=baseline) + [
-            line for line in summarise(by_length, baseline=baseline) if line["question_type"].startswith(LENGTH)
-        ]
+        found = summarise(rows, baseline=baseline)
+        found += sorted(
+            (line for line in summarise(by_length, baseline=baseline) if line["question_type"].startswith(LENGTH)),
+            key=lambda line: _SHORTEST_FIRST.get(line["question_type"].removeprefix(LENGTH), 0),
+        )
         lines += [{"dataset": dataset, "model": model} | line for line in found]
     return lines
 
 
 def _found(folder: Path) -> list[Path]:
     """The folder itself if it holds anything, else those directly below that do."""
-    names = (FILES[2], *(f"{kind}.json" for kind in MEASURES))
+    names = (FILES[2], *(f"{kind}.json" for kind in PROBES))
     if any((folder / name).is_file() for name in names):
         return [folder]
     found = sorted({path.parent for name in names for path in folder.glob(f"*/{name}")})
@@ -171,10 +171,6 @@ def _rows(path: Path) -> list[Row]:
 def _stages(path: Path) -> list[Row]:
     found = _json(path).get("stages", []) if path.is_file() else []
     return list(found)
-
-
-def _measured(path: Path) -> list[Row]:
-    return list(_json(path).get("rows", [])) if path.is_file() else []
 
 
 def _json(path: Path) -> Row:

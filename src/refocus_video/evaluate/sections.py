@@ -47,6 +47,7 @@ def summary_table(found: Sequence[Table], baseline: str, budget: int, anchors: S
         budget: of all rows; a table without it has none.
         anchors: where on the page each table is told in full.
     """
+    gains = any(baseline in of_cell.cells for of_cell in found)
     body = ""
     for of_cell, anchor in zip(found, anchors, strict=True):
         if budget not in of_cell.budgets:
@@ -60,14 +61,16 @@ def summary_table(found: Sequence[Table], baseline: str, budget: int, anchors: S
         names = list(of_cell.cells)
         body += (
             f"<tr><td class=name><a href='#{anchor}'>{escape(of_cell.dataset)}</a><small class=flush>{escape(of_cell.model)}"
-            f"</small></td><td>{of_cell.count}</td>{_accuracy(base)}{name_cell(best['selector'], names, False)}"
-            f"{_accuracy(best)}{_gain(best)}</tr>"
+            f"</small></td><td>{of_cell.count}</td>{_accuracy(base) if gains else ''}{name_cell(best['selector'], names, False)}"
+            f"{_accuracy(best)}{_gain(best) if gains else ''}</tr>"
         )
     if not body:
         return ""
     head = (
-        f"<tr><th class=name>question file and model</th><th>questions</th><th>{escape(baseline)}</th><th class=name>best</th>"
-        "<th>accuracy</th><th>gain</th></tr>"
+        "<tr><th class=name>question file and model</th><th>questions</th>"
+        + (f"<th>{escape(baseline)}</th>" if gains else "")
+        + "<th class=name>best</th><th>accuracy</th>"
+        + ("<th>gain</th></tr>" if gains else "</tr>")
     )
     return table(head, body, "summary")
 
@@ -83,7 +86,9 @@ def budget_table(of_cell: Table, baseline: str) -> str:
             _accuracy(line, of_cell.best(i), first=True) + (_gain(line) if gains else "") for i, line in enumerate(row)
         )
         counted = [line for line in row if line is not None]
-        body += f"<tr{_kind(name, baseline)}>{name_cell(name, list(of_cell.cells))}{cells}{_counts(counted)}</tr>"
+        body += (
+            f"<tr{_kind(name, baseline)}>{name_cell(name, list(of_cell.cells), False)}{cells}{_counts(counted)}</tr>"
+        )
     head = f"<tr><th rowspan=2 class=name>frames picked by</th>{top}<th rowspan=2 class=first>answers</th></tr><tr>{under}</tr>"
     return table(head, body, "results")
 
