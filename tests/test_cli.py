@@ -125,7 +125,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 COMMANDS = ["select", "init", "warm-start", "filter", "train", "eval", "selectors", "demo", "verify-checkpoint", "env",
-            "quality", "choose",
+            "quality", "choose", "report",
             "haystack generate", "haystack train-reference", "index build", "index ls", "index rm",
             "index prune", "data convert", "data import-selections"]  # fmt: skip
 

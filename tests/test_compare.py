@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from refocus_video.cli.main import app
 from refocus_video.errors import DataError
 from refocus_video.evaluate.export import comma_separated, latex, markdown, tables
 from refocus_video.evaluate.looks import looks
@@ -384,3 +386,19 @@ def test_a_stage_that_takes_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         ("small", 0, 0),
         ("large", 500, 64),
     ]
+
+
+# ------------------------------------------------------------------ the command
+
+
+def test_the_command_writes_everything_and_says_where(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", some(["uniform", "aks"]))
+    call = ["report", str(a), "--output", str(tmp_path / "out")]
+    told = CliRunner().invoke(app, call)
+    assert told.exit_code == 0 and str(tmp_path / "out" / "report.html") in told.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.html", "tables.md", "tables.tex", "results.csv", "results.json"}
+    found = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert json.loads(CliRunner().invoke(app, [*call, "--json"]).stdout) == found
+    refused = CliRunner().invoke(app, [*call, "--baseline", "bolt"])
+    assert isinstance(refused.exception, DataError) and "runs hold uniform, aks" in str(refused.exception)
