@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from refocus_video.cli.main import main
 from refocus_video.config import RunConfig, named_config
+from refocus_video.device import resolve
 from refocus_video.train.setup import new_policy
 from video_clips import write_clip
 
@@ -214,6 +215,7 @@ def test_select_json_is_one_document_that_a_program_can_read(policy: Path, video
     assert all(0 < p <= 1 for p in found["probabilities"])
     assert found["sheet"] == str(here / "a.jpg")
     assert list(tree(here)) == ["a.jpg"]
+    assert (found["device"], found["dtype"], found["scan"]) == (str(resolve()), "float32", "torch")
     again = finished(*arguments, "--sheet", here / "a.jpg")
     assert again.json == found
 
@@ -283,6 +285,22 @@ def test_select_refuses_a_bad_option_in_one_line(
     line = complaint(refocus("select", videos / "clip.mp4", "what?", *given, *arguments))
     assert re.search(said, line), line
     assert tree(here) == {}
+
+
+@pytest.mark.parametrize("command", ["select", "index", "eval", "filter", "train", "warm-start"])
+def test_a_device_that_is_not_there_is_refused_before_any_work(
+    policy: Path, videos: Path, here: Path, command: str
+) -> None:
+    row = {"id": "a", "video": str(videos / "clip.mp4"), "question": "what?", "options": ["a", "b"], "answer": 0}
+    (here / "questions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    subject: dict[str, list[str | Path]] = {
+        "select": [videos / "clip.mp4", "what?", "--policy", policy],
+        "index": [videos / "clip.mp4", "--policy", policy],
+    }
+    given = subject.get(command) or ["questions.jsonl", "--config", "haystack", "--output", "out"]
+    line = complaint(refocus(command, *given, "--device", "cuda:99"))
+    assert re.search("asked for device 'cuda:99', but torch .* finds only .*cpu here", line), line
+    assert list(tree(here)) == ["questions.jsonl"]
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])
