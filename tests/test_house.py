@@ -17,7 +17,7 @@ CONFIGS = sorted((PACKAGE / "configs").glob("*.yaml"))
 FLOORS = {
     0: {"errors", "types", "config", "files", "assets", "configs", "registry", "version", "device"},
     1: {"video", "data", "policy", "reference"},
-    2: {"selectors"},
+    2: {"selectors", "scoring"},
     3: {"train", "evaluate"},
 }
 APART = {"selectors": {"reference"}}

@@ -21,10 +21,11 @@ from refocus_video.pipeline import train_policy
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.reference.ensemble import EnsembleReference, pack, unpack
+from refocus_video.reference.letters import rotated
 from refocus_video.reference.margin import likelihood_reward, margin_reward, probability_reward
 from refocus_video.reference.rewards import combine, load_reward
+from refocus_video.scoring import Judgement, Trial, judge
 from refocus_video.train.features import FeatureStore
-from refocus_video.train.scoring import Judgement, Trial, judge, rotated
 from refocus_video.train.setup import load_reference
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.types import ByteArray, Example, Question

@@ -35,6 +35,11 @@ def lettered(question: Question) -> str:
     return "\n".join([question.text, *lines, INSTRUCTION])
 
 
+def rotated(question: Question, by: int) -> Question:
+    """The same question with its options ``by`` places further on: option ``by`` comes first."""
+    return Question(question.text, (*question.options[by:], *question.options[:by]))
+
+
 def parse_letter(text: str, num_options: int) -> int | None:
     """Position of the option that a written answer names; None if it names none, or more than one.
 

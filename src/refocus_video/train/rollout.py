@@ -13,8 +13,8 @@ from refocus_video.config import ReferenceConfig
 from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 from refocus_video.reference.base import ReferenceModel
+from refocus_video.scoring import Trial, judge
 from refocus_video.train.features import VideoFeatures
-from refocus_video.train.scoring import Trial, judge
 from refocus_video.types import Example, Question
 
 
@@ -62,7 +62,7 @@ class Rollout:
     rewards: Tensor
     """(Q, G) float32."""
     margins: Tensor
-    """(Q, G); these three are explained at :class:`refocus_video.train.scoring.Judgement`."""
+    """(Q, G); these three are explained at :class:`refocus_video.scoring.Judgement`."""
     probabilities: Tensor
     """(Q, G)."""
     correct: Tensor

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from refocus_video.config import ReferenceConfig
-from refocus_video.reference.base import ReferenceModel, ScoreRequest
+from refocus_video.errors import ReferenceModelError
+from refocus_video.reference.base import FrameFeatures, ReferenceModel, ScoreRequest
 from refocus_video.reference.ensemble import scores_of_each
+from refocus_video.reference.letters import rotated
 from refocus_video.reference.margin import gain, margin, probability_reward
 from refocus_video.reference.rewards import Reward, combine, load_reward
-from refocus_video.types import Example, Question
+from refocus_video.types import Example
 from refocus_video.video.sampling import uniform_positions
 
 
@@ -22,13 +24,15 @@ from refocus_video.video.sampling import uniform_positions
 class Trial:
     """Subsets of one video that are to be judged for one example."""
 
-    features: Tensor
+    features: FrameFeatures
     """What the reference model sees of the candidates, (F, ...)."""
     times: Tensor
     """Their times in seconds, (F,)."""
     example: Example
     subsets: Tensor
     """(G, K) positions in temporal order."""
+    control_frames: int | None = None
+    """How many evenly spread frames a reward compares with where it does; K if None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Judgement:
     """(G,): of the answer among the options; without options, the geometric mean of its tokens' probabilities."""
     correct: Tensor
     """(G,): 1 where the margin is positive, else 0."""
+    chances: Tensor
+    """(G, O): probability of every option, which sum to 1; without options as ``probabilities``, (G, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,26 @@ def judge(reference: ReferenceModel, trials: Sequence[Trial], config: ReferenceC
     return [_together(judgements, config) for judgements in zip(*opinions, strict=True)]
 
 
+def judge_apart(
+    reference: ReferenceModel, questions: Sequence[Sequence[Trial]], config: ReferenceConfig
+) -> list[list[Judgement] | ReferenceModelError]:
+    """The trials of each question, in one call where that goes well: a question that cannot be scored costs no other one."""
+    try:
+        judged = iter(judge(reference, [trial for trials in questions for trial in trials], config))
+        return [[next(judged) for _ in trials] for trials in questions]
+    except ReferenceModelError:
+        return [_alone(reference, trials, config) for trials in questions]
+
+
+def _alone(
+    reference: ReferenceModel, trials: Sequence[Trial], config: ReferenceConfig
+) -> list[Judgement] | ReferenceModelError:
+    try:
+        return judge(reference, trials, config)
+    except ReferenceModelError as error:
+        return error
+
+
 def _plan(trial: Trial, config: ReferenceConfig) -> _Plan:
     options = len(trial.example.question.options)
     reward = load_reward(config.reward if options else config.open_reward)
@@ -99,7 +125,8 @@ def _plan(trial: Trial, config: ReferenceConfig) -> _Plan:
 
 
 def _controls(trial: Trial, config: ReferenceConfig) -> list[ScoreRequest]:
-    frames, budget = len(trial.times), trial.subsets.shape[1]
+    frames = len(trial.times)
+    budget = trial.subsets.shape[1] if trial.control_frames is None else trial.control_frames
     subsets = {"uniform": torch.from_numpy(uniform_positions(frames, budget)), "none": torch.empty(0, dtype=torch.long)}
     return [_request(trial, subsets[kind][None], 0) for kind in config.control]
 
@@ -107,11 +134,6 @@ def _controls(trial: Trial, config: ReferenceConfig) -> list[ScoreRequest]:
 def _request(trial: Trial, subsets: Tensor, by: int) -> ScoreRequest:
     question, texts = rotated(trial.example.question, by), trial.example.accepted or None
     return ScoreRequest(trial.features, trial.times, question, subsets, texts)
-
-
-def rotated(question: Question, by: int) -> Question:
-    """The same question with its options ``by`` places further on: option ``by`` comes first."""
-    return Question(question.text, (*question.options[by:], *question.options[:by]))
 
 
 def _read(plan: _Plan, scores: Iterator[Tensor]) -> Judgement:
@@ -126,11 +148,13 @@ def _read(plan: _Plan, scores: Iterator[Tensor]) -> Judgement:
     answer = example.answer
     if example.question.options:
         margins, probabilities = margin(table, answer), probability_reward(table, answer)
+        chances = table.softmax(-1)
     else:
         # Every accepted answer counts as right: the likeliest one speaks for all.
         table, control, answer = table.amax(-1, keepdim=True), control.amax(-1, keepdim=True), 0
         margins, probabilities = gain(table, answer, control), table[:, answer].exp()
-    return Judgement(plan.reward(table, answer, control), margins, probabilities, (margins > 0).float())
+        chances = table.exp()
+    return Judgement(plan.reward(table, answer, control), margins, probabilities, (margins > 0).float(), chances)
 
 
 def _together(judged: Sequence[Judgement], config: ReferenceConfig) -> Judgement:
@@ -140,4 +164,5 @@ def _together(judged: Sequence[Judgement], config: ReferenceConfig) -> Judgement
         combine([one.margins for one in judged], "mean"),
         combine([one.probabilities for one in judged], "mean"),
         combine([one.correct for one in judged], "mean"),
+        combine([one.chances for one in judged], "mean"),
     )
