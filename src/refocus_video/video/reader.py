@@ -21,12 +21,11 @@ from av.video.stream import VideoStream
 
 from refocus_video.errors import VideoError
 from refocus_video.types import ByteArray, FloatArray, IntArray
+from refocus_video.video.jumping import needed_frames
 from refocus_video.video.pixels import RgbConverter, displayed_size
 from refocus_video.video.source import REPAIR, check_canvas, first_line, open_stream
-from refocus_video.video.table import FrameTable, build_table, packets_of
+from refocus_video.video.table import FrameTable, build_table
 
-# Codecs in which pictures that nothing refers to can be skipped without touching the others.
-_SKIPPING_CODECS = frozenset({"h264", "hevc"})
 MAX_REORDERING = 16
 """No codec lets a picture be shown more than this many pictures later than it is decoded."""
 _DAMAGED = "the picture data is damaged"
@@ -257,39 +256,6 @@ def _decode_jumping(
     container: InputContainer, stream: VideoStream, table: FrameTable, wanted: IntArray
 ) -> Iterator[av.VideoFrame]:
     """Decode only what the wanted frames need, and match by time."""
-    assert table.starts is not None
-    pts = table.pts[wanted]
-    frames = _needed_frames(container, stream, pts, table.starts[wanted])
-    return _match(((frame, not frame.is_corrupt) for frame in frames), pts)
-
-
-def _needed_frames(
-    container: InputContainer, stream: VideoStream, pts: IntArray, starts: IntArray
-) -> Iterator[av.VideoFrame]:
-    """Frames decoded from the keyframe before each wanted one, without pictures that nothing refers to."""
-    context = stream.codec_context
-    keep, skip = set(pts.tolist()), context.name in _SKIPPING_CODECS
-    row, warm, resting = 0, False, False
-    for number, packet in enumerate(packets_of(container, stream)):
-        if resting:
-            if number < starts[row]:
-                continue
-            context.flush_buffers()
-            resting = False
-        if skip:
-            context.skip_frame = "DEFAULT" if packet.pts in keep else "NONREF"
-        try:
-            decoded = context.decode(packet)
-        except av.FFmpegError:
-            if number >= starts[row]:
-                raise
-            decoded = []
-        for frame in decoded:
-            yield frame
-            # Some H.264 decoders only learn at the first picture how the file was coded, and give garbage
-            # when started further in. So the first one is always decoded before anything is passed over.
-            warm = True
-            while frame.pts is not None and row < len(pts) and pts[row] <= frame.pts:
-                row += 1
-        resting = warm and row < len(pts) and starts[row] > number + 1
-    yield from context.decode(None)
+    assert table.starts is not None and table.packets is not None
+    frames = needed_frames(container, stream, table.packets[wanted], table.starts[wanted])
+    return _match(((frame, not frame.is_corrupt) for frame in frames), table.pts[wanted])

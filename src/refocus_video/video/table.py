@@ -32,6 +32,8 @@ class FrameTable:
     starts: IntArray | None
     """Number of the packet at which decoding can begin to reach each frame, (N,); None where frames can only be
     reached by decoding from the beginning, because the packets do not tell which of them give a picture."""
+    packets: IntArray | None
+    """Number of the packet that holds each frame, (N,); None where ``starts`` is."""
     time_base: Fraction
     end: int
     """When the last frame stops being shown, in units of ``time_base``."""
@@ -124,7 +126,7 @@ def _table_from_packets(packets: _Packets, time_base: Fraction) -> FrameTable | 
     order = shown[np.argsort(pts[shown])]
     last = int(order[-1])
     span = packets.duration[last] or _usual_step(pts[order])
-    return FrameTable(pts[order], _starts(pts, keys, order), time_base, int(pts[last]) + span)
+    return FrameTable(pts[order], _starts(pts, keys, order), order, time_base, int(pts[last]) + span)
 
 
 def _usual_step(pts: IntArray) -> int:
@@ -186,7 +188,7 @@ def _table_by_decoding(path: Path, threads: int, packets: _Packets) -> FrameTabl
     if not times:
         raise VideoError(f"{path}: decoded none {promise}; {REPAIR}")
     shown = _shown_times(times, packets, path)
-    return FrameTable(shown, None, time_base, int(shown[-1]) + (span or _usual_step(shown)))
+    return FrameTable(shown, None, None, time_base, int(shown[-1]) + (span or _usual_step(shown)))
 
 
 def build_table(path: Path, threads: int = 1) -> FrameTable:
