@@ -50,9 +50,9 @@ class Clock:
     def __init__(self, reference: HuggingFaceReference) -> None:
         """Wrap them."""
         self.reference = reference
-        self.seconds = {"vision": 0.0, "language": 0.0}
+        self.seconds = {"vision": 0.0, "prefill": 0.0}
         reference.visual_tokens = self._timed("vision", reference.visual_tokens)  # type: ignore[method-assign]
-        reference._forward = self._timed("language", reference._forward)  # type: ignore[method-assign]
+        reference._forward = self._timed("prefill", reference._forward)  # type: ignore[method-assign]
 
     def _timed(self, name: str, method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def timed(*given: Any, **named: Any) -> Tensor:
