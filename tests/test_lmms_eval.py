@@ -14,7 +14,7 @@ import pytest
 
 from refocus_video.config import SamplingConfig
 from refocus_video.data.selections import Chosen, read_selections, write_selections
-from refocus_video.errors import ConfigError, DataError, RefocusError
+from refocus_video.errors import ConfigError, DataError
 from refocus_video.integrations.frames import Asked, Choosing, Frames, Given, clip_timeline
 from refocus_video.integrations.lmms_settings import LmmsSettings, split_arguments
 from refocus_video.integrations.messages import (
@@ -221,12 +221,6 @@ def test_a_short_video_shows_all_its_candidates_and_is_counted(video: Path) -> N
     assert "1 of 1 choices have fewer frames" in frames.report()[1]
 
 
-def test_the_run_ends_where_that_is_asked_for() -> None:
-    asked = Asked("q7", Clip("none.mp4"), Question("Why?"))
-    with pytest.raises(RefocusError, match=r"q7: .*none\.mp4"):
-        Frames(_uniform(), on_error="raise").choose([asked])
-
-
 def test_what_was_saved_is_not_chosen_again_but_what_failed_is(video: Path, tmp_path: Path) -> None:
     path, late = tmp_path / "saved.jsonl", tmp_path / "late.mp4"
     asked = [
@@ -396,7 +390,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("refocus_video.integrations.lmms_eval", None)
 
 
-ARGUMENTS: dict[str, Any] = {"model": "chat", "selector": "uniform", "budget": 3, "at": 1}
+ARGUMENTS: dict[str, Any] = {"model": "chat", "selector": "uniform", "budget": 3, "at": 1, "on_error": "count"}
 
 
 def _docs(video: Path) -> list[dict[str, Any]]:
@@ -453,6 +447,24 @@ def test_a_picture_that_cannot_be_read_is_found_out_late_and_counted_all_the_sam
     assert "names frame 99" in str(model.frames.failure("task/test/0"))
 
 
+def test_the_run_ends_before_the_model_starts_and_what_was_chosen_is_kept(
+    plugin: Any, video: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.jsonl"
+    model = plugin.Refocus(**ARGUMENTS | {"on_error": "raise", "save_selections": saved})
+    with pytest.raises(
+        DataError, match=r"without frames: 1 of 3; the first is task/test/1: .*missing\.mp4.*on_error=count"
+    ):
+        model.generate_until(_chat_requests(model, _docs(video)))
+    assert not hasattr(model.inner, "got")
+    assert [row.error is None for row in read_selections(saved).rows] == [True, True, False]
+    write_selections(tmp_path / "given.jsonl", {}, [_row("0", [1, 99])])
+    given = {"selector": None, "selections": tmp_path / "given.jsonl", "budget": 2, "on_error": "raise"}
+    model = plugin.Refocus(**ARGUMENTS | given)
+    with pytest.raises(DataError, match=r"task/test/0: .* names frame 99"):
+        model.generate_until(_chat_requests(model, _docs(video)[:1]))
+
+
 def test_rounds_are_handed_on(plugin: Any, video: Path) -> None:
     model = plugin.Refocus(**ARGUMENTS)
     docs = _docs(video)
@@ -460,7 +472,7 @@ def test_rounds_are_handed_on(plugin: Any, video: Path) -> None:
     assert first.count("'image'") == 3
     assert "Why? 1" in first
     assert second == "(None, True, ['before'], {})"
-    with pytest.raises(DataError, match=r"questions without frames: 1; the first is task/test/1: .*missing\.mp4"):
+    with pytest.raises(DataError, match=r"questions without frames: 1 of 3; the first is task/test/1: .*missing\.mp4"):
         model.generate_until_multi_round(_chat_requests(model, docs))
 
 

@@ -164,14 +164,18 @@ def test_the_chosen_frames_reach_the_model_with_their_true_times(run: Run, serve
     ]
     write_selections(other, {}, hand)
     server.bodies.clear()
-    output = run(f"selections={other},budget={BUDGET}")
+    output = run(f"selections={other},budget={BUDGET},on_error=count")
     assert sorted(_shown(body)[1] for body in server.bodies) == [[1, 3, 5, 7], [30, 31, 32, 33]]
     assert "without frames, 1×: other.jsonl has no row for this question about steady" in output
     assert _accuracy(output) == pytest.approx(2 / 3, abs=1e-4)
 
 
 def test_a_question_without_frames_is_wrong_and_counted(run: Run, server: ChatServer) -> None:
-    output = run(f"selector=random,selector.seed=3,budget={BUDGET}", tasks="broken")
+    arguments = f"selector=random,selector.seed=3,budget={BUDGET}"
+    output = run(arguments, tasks="broken")
+    assert "questions without frames: 1 of 3; the first is broken/test/2" in output
+    assert not server.bodies
+    output = run(f"{arguments},on_error=count", tasks="broken")
     assert _accuracy(output) == pytest.approx(1 / 3, abs=1e-4)
     assert len(server.bodies) == 2
     assert "3 questions about videos, 4 frames a video; 1 without frames" in output

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -215,26 +215,18 @@ def read_frames(row: Chosen, clip: Clip, pixels: int) -> list[Frame]:
 class Frames:
     """What was chosen in a run, and what could not be."""
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        pixels: int = 0,
-        on_error: Literal["count", "raise"] = "count",
-        save: Path | None = None,
-    ) -> None:
+    def __init__(self, source: Source, *, pixels: int = 0, save: Path | None = None) -> None:
         """Begin a run.
 
         Args:
             source: who chooses.
             pixels: the most of a frame that is shown; 0 for no limit.
-            on_error: whether a question without frames is counted, or ends the run.
             save: the selection file to write. What is in it already is not chosen again, except where frames were missing.
 
         Raises:
             ConfigError: if ``save`` was made with other settings.
         """
-        self._source, self._pixels, self._on_error = source, pixels, on_error
+        self._source, self._pixels = source, pixels
         self._rows: dict[Key, Chosen] = {}
         self._unreadable: dict[Key, str] = {}
         self._keys: dict[str, list[Key]] = {}
@@ -244,11 +236,7 @@ class Frames:
         self._saved = {(row.id, row.video, row.question): row for row in old}
 
     def choose(self, asked: Sequence[Asked], progress: Callable[[], None] = lambda: None) -> None:
-        """Choose for all questions that are new, video by video; ``progress`` is called after each of the questions.
-
-        Raises:
-            RefocusError: where there are no frames, if the run is to end then.
-        """
+        """Choose for all questions that are new, video by video; ``progress`` is called after each of the questions."""
         with self._lock:
             groups: dict[Clip, dict[Question, Asked]] = {}
             for one in asked:
@@ -268,9 +256,6 @@ class Frames:
             self._journal.append(row.model_dump(mode="json", exclude_none=True) for row in rows)
         self._rows |= {key: row for key, row in saved.items() if row is not None}
         self._rows |= {one.key: row for one, row in zip(rest, rows, strict=True)}
-        failed = next((row for row in rows if row.error), None)
-        if failed is not None and self._on_error == "raise":
-            raise DataError(f"{failed.id}: {failed.error}")
 
     def _named(self, one: Asked) -> Asked:
         """The question with an id of its own: the second video, or the second question, of a record has ``#2`` behind it."""
@@ -281,11 +266,7 @@ class Frames:
         return one if number == 1 else replace(one, id=f"{one.id}#{number}")
 
     def show(self, one: Asked) -> list[Frame]:
-        """The frames of a question; none if there are none, which is then counted (see :meth:`failure`).
-
-        Raises:
-            RefocusError: where there are no frames, if the run is to end then.
-        """
+        """The frames of a question; none where there are none, which :meth:`failure` then tells."""
         self.choose([one])
         row = self._rows[one.key]
         if row.error:
@@ -294,8 +275,6 @@ class Frames:
             return read_frames(row, one.clip, self._pixels)
         except RefocusError as error:
             self._unreadable[one.key] = str(error)
-            if self._on_error == "raise":
-                raise
             return []
 
     def failure(self, id: str) -> str | None:

@@ -54,7 +54,6 @@ class Refocus(lmms):  # type: ignore[misc]
         self.frames = Frames(
             source,
             pixels=settings.frame_pixels,
-            on_error=settings.on_error,
             save=settings.save_selections and _of_rank(settings.save_selections),
         )
         self._records: dict[tuple[Any, ...], tuple[str, str]] = {}
@@ -115,7 +114,7 @@ class Refocus(lmms):  # type: ignore[misc]
         """Choose, let the inner model answer, and put an empty answer where it had no frames.
 
         Raises:
-            DataError: if frames are missing and the run is to end then, or no answer of this kind is wrong for sure.
+            DataError: if frames are missing, unless such questions are counted and an empty answer exists.
         """
         ids = self._choose(requests)
         self._refuse(kind, ids)
@@ -130,7 +129,10 @@ class Refocus(lmms):  # type: ignore[misc]
         failed = [(id, reason) for id in dict.fromkeys(ids) if (reason := self.frames.failure(id))]
         if failed and (self.settings.on_error == "raise" or kind != "generate_until"):
             id, reason = failed[0]
-            raise DataError(f"questions without frames: {len(failed)}; the first is {id}: {reason}")
+            counted = "; on_error=count gives them an empty answer" if kind == "generate_until" else ""
+            raise DataError(
+                f"questions without frames: {len(failed)} of {len(set(ids) - {''})}; the first is {id}: {reason}{counted}"
+            )
 
     def _choose(self, requests: Sequence[Any]) -> list[str]:
         """Choose the frames of all requests; returns the id of each one's record, empty for those without a video."""
@@ -179,11 +181,17 @@ class Refocus(lmms):  # type: ignore[misc]
         @functools.wraps(original)
         def rewritten(doc: Record, *args: Any, **kwargs: Any) -> Any:
             found = original(doc, *args, **kwargs)
-            return self._replaced(found, lambda clip: self.frames.show(self._about(doc, clip, found)))
+            return self._replaced(found, lambda clip: self._shown(self._about(doc, clip, found)))
 
         other = copy.copy(request)
         other.arguments = tuple(rewritten if i == self._media_at else arg for i, arg in enumerate(request.args))
         return other
+
+    def _shown(self, asked: Asked) -> list[Frame]:
+        frames = self.frames.show(asked)
+        if not frames and self.settings.on_error == "raise":
+            raise DataError(f"{asked.id}: {self.frames.failure(asked.id)}")
+        return frames
 
     # What follows knows how a chat model is given videos.
 

@@ -44,8 +44,8 @@ class LmmsSettings(Settings):
     options_from: str = "auto"
     id_from: str | None = None
     """The field of a task's record with the id that selection files have; None for ``task/split/number``."""
-    on_error: Literal["count", "raise"] = "count"
-    """Whether a question without frames gets an empty answer and is counted, or ends the run."""
+    on_error: Literal["raise", "count"] = "raise"
+    """Whether questions without frames end the run, or get an empty answer and are counted. Some tasks draw an option then."""
 
     @model_validator(mode="after")
     def _chooses(self) -> "LmmsSettings":
