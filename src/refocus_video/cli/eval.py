@@ -6,8 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config
-from refocus_video.errors import DataError
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config, model_config, numbers
 
 
 def eval_(
@@ -60,11 +59,7 @@ def eval_(
 
     Running the same command again goes on where it stopped. `refocus selectors` lists the names.
     """
-    try:
-        numbers_of_frames = tuple(int(part) for part in budgets.split(","))
-    except ValueError:
-        raise DataError(f"--budgets takes whole numbers separated by commas, found {budgets!r}") from None
-    from refocus_video.config import ReferenceConfig
+    numbers_of_frames = numbers(budgets, "--budgets")
     from refocus_video.evaluation import POLICY, Comparison, Spec, default_selectors, run_comparison
 
     found = load_config(config, overrides, device)
@@ -73,21 +68,15 @@ def eval_(
         Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs
     ] or list(() if selections else default_selectors(policy, found.train.seed))
 
-    def model_of(text: str, option: str) -> ReferenceConfig:
-        spec = Spec.parse(text)
-        return ReferenceConfig.parse(
-            found.reference.model_dump() | {"model": spec.name} | spec.settings, f"{option} {spec.name}"
-        )
-
     comparison = Comparison(
         selectors=tuple(specs),
-        models=tuple(model_of(text, "--model") for text in model or ()) or (found.reference,),
+        models=tuple(model_config(found, text) for text in model or ()) or (found.reference,),
         budgets=numbers_of_frames,
         selections=tuple(selections or ()),
         controls=controls,
         baseline=baseline,
         in_words=in_words,
-        judge=None if judge is None else model_of(judge, "--judge"),
+        judge=None if judge is None else model_config(found, judge, "--judge"),
     )
     results = run_comparison(questions, comparison, output, found, progress)
     if as_json:

@@ -13,6 +13,7 @@ from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.filter import filter_
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
+from refocus_video.cli.needle import needle
 from refocus_video.cli.options import (
     AsJson,
     ConfigName,
@@ -23,6 +24,7 @@ from refocus_video.cli.options import (
     hide_loading_bars,
     load_config,
 )
+from refocus_video.cli.probe import app as probe
 from refocus_video.cli.quality import quality
 from refocus_video.cli.report import report
 from refocus_video.cli.warm_start import warm_start
@@ -50,6 +52,8 @@ app.command("selectors", short_help="List the ways of picking frames.")(selector
 app.command("choose", short_help="Pick frames for a file of questions.")(choose)
 app.command("quality", short_help="Measure picked frames against evidence.")(quality)
 app.command("filter", short_help="Keep the questions for which the choice of frames matters.")(filter_)
+app.command("needle", short_help="Hide something in a film and see who finds it.")(needle)
+app.add_typer(probe, name="probe")
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from refocus_video.errors import DataError
+
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. --set train.max_steps=100. Repeatable."),
@@ -29,6 +31,28 @@ Features = Annotated[
 Questions = Annotated[
     Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
 ]
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        DataError: if they are not.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise DataError(f"{option} takes whole numbers separated by commas, found {text!r}") from None
+
+
+def model_config(config: Any, text: str, option: str = "--model") -> Any:
+    """The settings of an answering model written ``NAME,KEY=VALUE``; what it does not name is as in the run's reference."""
+    from refocus_video.config import ReferenceConfig
+    from refocus_video.evaluation import Spec
+
+    spec = Spec.parse(text)
+    values = config.reference.model_dump() | {"model": spec.name} | spec.settings
+    return ReferenceConfig.parse(values, f"{option} {spec.name}")
 
 
 def hide_loading_bars() -> None:

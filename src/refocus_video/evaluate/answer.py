@@ -21,10 +21,10 @@ from refocus_video.errors import DataError, RefocusError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
 from refocus_video.evaluate.text import exact_match, token_f1
-from refocus_video.reference.base import ScoreRequest
+from refocus_video.reference.base import FrameFeatures, ScoreRequest
 from refocus_video.reference.letters import parse_letter
 from refocus_video.reference.margin import margin
-from refocus_video.types import Example, FloatArray
+from refocus_video.types import Example, FloatArray, IntArray
 from refocus_video.video.reader import VideoReader
 
 Row = dict[str, Any]
@@ -159,6 +159,42 @@ def _answers(
     return found, reasons, (time.perf_counter() - begun) / len(usable)
 
 
+def verdicts(
+    asked: Sequence[tuple[Example, IntArray]],
+    features: FrameFeatures,
+    times: FloatArray,
+    duration_s: float,
+    answering: Answering,
+) -> list[list[Row]]:
+    """What a model makes of pictures that are not frames of a file as they are: blurred ones, or ones with something put in.
+
+    Args:
+        asked: questions with subsets of the pictures, (G, K) int64, increasing along K.
+        features: of the pictures, (F, ...), from the model's ``encode``.
+        times: of the pictures in seconds, (F,).
+        duration_s: of the video.
+        answering: who answers.
+
+    Returns:
+        A row of what was ``predicted``, whether it is ``correct`` and, for scored options, the ``margin``: for every subset.
+    """
+    requests = [
+        ScoreRequest(
+            features,
+            torch.from_numpy(times),
+            example.question,
+            torch.from_numpy(subsets),
+            texts=None if example.question.options else (),
+            duration_s=duration_s,
+        )
+        for example, subsets in asked
+    ]
+    return [
+        [_verdict(reply, example, answering) for reply in replies]
+        for (example, _), replies in zip(asked, _replies(requests, answering), strict=True)
+    ]
+
+
 def _groups(chosen: Sequence[tuple[int, Chosen]]) -> list[tuple[tuple[str, int], list[int]]]:
     """Places of the choices of one question that have equally many frames: what one request holds."""
     groups: dict[tuple[str, int], list[int]] = {}
@@ -184,6 +220,10 @@ def _shown(row: Chosen, times: FloatArray) -> Row:
         "frame_indices": row.frame_indices,
         "times": [round(t, 6) for t in times.tolist()],
     }
+
+
+def _verdict(reply: Tensor | str, example: Example, answering: Answering) -> Row:
+    return _by_score(reply, example) if isinstance(reply, Tensor) else _by_words(reply, example, answering)
 
 
 def _by_score(scores: Tensor, example: Example) -> Row:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+from refocus_video.errors import ConfigError
 from refocus_video.files import write_jsonl
 
 Row = dict[str, Any]
@@ -63,6 +64,20 @@ class Journal:
             stream.flush()
             os.fsync(stream.fileno())
         self.rows += new
+
+
+def begin(path: Path, head: Row) -> Journal:
+    """Open or begin a journal whose first line says what its rows are of.
+
+    Raises:
+        ConfigError: if it says something else.
+    """
+    now = json.loads(json.dumps(head))
+    if path.exists():
+        whole, _ = _whole_lines(path)
+        if whole and whole[0] != now:
+            raise ConfigError(f"{path.parent} holds results of other settings; choose another folder or remove it")
+    return Journal(path, now)
 
 
 def _whole_lines(path: Path) -> tuple[list[Row], bool]:

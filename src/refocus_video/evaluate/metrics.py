@@ -221,6 +221,16 @@ def summarise(rows: Sequence[Row], seed: int = 0, baseline: str = BASELINE) -> l
     return lines
 
 
+def mean_line(name: str, values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Row:
+    """The mean of some values, (N,), with the ends of its interval: ``name``, ``name_low`` and ``name_high``.
+
+    All are None without values; the ends are where an interval cannot be estimated.
+    """
+    if not len(values):
+        return _with_ends(name, None, (math.nan, math.nan))
+    return _with_ends(name, float(np.mean(values)), bootstrap_interval(values, clusters, seed=seed))
+
+
 def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
     videos = [row["video"] for row in group]
     correct = [float(is_correct(row)) for row in group]

@@ -104,7 +104,7 @@ def _arms(rows: Sequence[Row], along: str, label: str, name: str) -> str:
 
 def influence_bars(rows: Sequence[Row]) -> str:
     """What the margin loses without a frame, by the rank at which it was picked, with intervals."""
-    ranked = [row for row in rows if row["group"] == "all" and row["influence"] is not None]
+    ranked = [row for row in rows if row["group"] == "all" and row["rank"] and row["influence"] is not None]
     if not ranked:
         return ""
     figure = plots._figure(300)

@@ -31,6 +31,7 @@ from refocus_video.selectors.stream import (
 )
 from refocus_video.types import Candidates, FloatArray, Question, Selection, Timeline
 from refocus_video.video.candidates import load_candidates
+from refocus_video.video.pixels import scaled
 from refocus_video.video.reader import VideoReader
 
 
@@ -50,6 +51,8 @@ class Learned:
     def open(self, candidates: Candidates | Timeline) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question.
 
+        Pictures of another size than the policy's are scaled.
+
         Raises:
             VideoError: if the frames of a timeline cannot be read.
         """
@@ -58,7 +61,8 @@ class Learned:
             with VideoReader(candidates.video) as reader:
                 index = index_frames(self.policy, start, reader, candidates.frame_indices)
         else:
-            groups = split(candidates.frames, group_size(self.policy))
+            side = self.policy.config.vision.image_size
+            groups = (scaled(part, (side, side)) for part in split(candidates.frames, group_size(self.policy)))
             index = extend_with(self.policy, start, groups, len(candidates.frames))
         return OpenLearned(self, candidates.video, index, candidates.times)
 
