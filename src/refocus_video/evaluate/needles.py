@@ -157,10 +157,12 @@ def read_pictures(path: Path, frames: int) -> ByteArray:
 
 def _parsed(line: str, where: str, folder: Path, frames: int) -> Needle:
     try:
-        row: dict[str, Any] = json.loads(line)
-        unknown = [key for key in row if key not in FIELDS]
-    except (json.JSONDecodeError, TypeError):
-        raise DataError(f"{where}: not a JSON object") from None
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        row = None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a JSON object")
+    unknown = [key for key in row if key not in FIELDS]
     if unknown:
         raise DataError(f"{where}, field {unknown[0]!r}: unknown; known fields are {', '.join(FIELDS)}")
     for key in ("needle", "question"):
