@@ -124,8 +124,23 @@ def test_a_needle_lies_at_its_depth() -> None:
     assert exact == [0, 24, 48, 97]
     near = np.array([places(1000, 50, [1], 0, 5.0, rng)[0] for _ in range(400)])
     assert 449 <= near.min() < 465 and 535 < near.max() <= 550
-    assert min(places(1000, 0, [1], 0, 5.0, rng)[0] for _ in range(50)) == 0, "not before the beginning"
-    assert max(places(1000, 100, [2], 0, 5.0, rng)[0] for _ in range(50)) == 998, "not behind the end"
+    early = [places(1000, 0, [1], 0, 5.0, rng)[0] for _ in range(400)]
+    assert 0 <= min(early) < 10 and max(early) <= 50, "not before the beginning"
+    late = [places(1000, 100, [2], 0, 5.0, rng)[0] for _ in range(400)]
+    assert min(late) > 940 and 990 < max(late) <= 998, "not behind the end"
+
+
+def test_the_depths_together_cover_the_film_evenly() -> None:
+    """So that even spacing finds a needle as often as its share of the frames says."""
+    hiding, rng = Hiding(), np.random.default_rng(0)
+    assert (
+        hiding.reach == 12.5 and replace(hiding, spread=3.0).reach == 3.0 and replace(hiding, depths=(50,)).reach == 0
+    )
+    # The first and the last depth have half the room, so they count half.
+    weights = {0: 500, 25: 1000, 50: 1000, 75: 1000, 100: 500}
+    starts = [places(64, depth, [1], 0, hiding.reach, rng)[0] for depth, count in weights.items() for _ in range(count)]
+    hit = np.isin(starts, Uniform().positions(np.arange(64.0), 8)).mean()
+    assert hit == pytest.approx(8 / 64, abs=0.02)
 
 
 def test_lures_touch_neither_the_needle_nor_each_other() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, load_config, model_config, numbers
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config, model_config, numbers
 from refocus_video.errors import DataError
 
 
@@ -44,9 +44,13 @@ def needle(
     budgets: Annotated[str, typer.Option(help="Numbers of frames picked.")] = "1,4,8",
     frames: Annotated[int, typer.Option(min=1, help="Candidates that show the needle.")] = 1,
     lures: Annotated[int, typer.Option(help="Other needles that are hidden as well, anywhere.")] = 0,
-    spread: Annotated[float, typer.Option(help="Percent by which a needle may lie off its depth.")] = 5.0,
+    spread: Annotated[
+        float | None,
+        typer.Option(help="Percent by which a needle may lie off its depth; half the way to the next if left out."),
+    ] = None,
     cards: Annotated[int, typer.Option(help="Number of built-in cards.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of places and cards.")] = 0,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -59,6 +63,7 @@ def needle(
     if needle is None and (question is not None or option or answer is not None):
         raise DataError("--question, --option and --answer belong to a needle; name one with --needle")
     shape = (numbers(lengths, "--lengths"), numbers(depths, "--depths"), numbers(budgets, "--budgets"))
+    from refocus_video.device import resolve
     from refocus_video.evaluate.answer import Answering
     from refocus_video.evaluate.needle import Hiding, cells, run_needle
     from refocus_video.evaluate.needles import card_needles, check_answer, read_needles
@@ -66,7 +71,7 @@ def needle(
     from refocus_video.train.setup import load_reference
     from refocus_video.types import Question
 
-    found = load_config(config, overrides)
+    found = load_config(config, overrides, device)
     hiding = Hiding(*shape, spread=spread, lures=lures, seed=seed)
     asked = None if question is None else Question(question, tuple(option or ()))
     if asked is not None:
@@ -75,7 +80,8 @@ def needle(
     specs = [Spec.parse(text) for text in selector or ("uniform", POLICY)]
     specs = [Spec(s.name, {POLICY: policy} | s.settings) if s.name == POLICY else s for s in specs]
     who = None if model is None else model_config(found, model)
-    selectors, digests = load_selectors(specs)
+    where = resolve(found.compute.device)
+    selectors, digests = load_selectors(specs, where)
     settings: dict[str, Any] = {
         "haystack": str(haystack),
         "needles": {one.id: one.digest for one in needles},
@@ -84,14 +90,14 @@ def needle(
         "lengths": hiding.lengths,
         "depths": hiding.depths,
         "budgets": hiding.budgets,
-        "spread": spread,
+        "spread": hiding.reach,
         "lures": lures,
         "seed": seed,
         "selectors": [str(spec) for spec in specs],
         "fingerprints": digests,
         "model": None if who is None else who.model_dump(mode="json"),
     }
-    answering = None if who is None else Answering(load_reference(who), model_name(who))
+    answering = None if who is None else Answering(load_reference(who, str(where)), model_name(who))
     with progress("hiding needles", len(cells(needles, hiding))) as advance:
         results = run_needle(
             haystack, needles, selectors, hiding, output, settings, answering=answering, progress=advance

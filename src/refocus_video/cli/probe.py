@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, Questions, load_config, model_config, numbers
+from refocus_video.cli.options import (
+    AsJson,
+    ConfigName,
+    Device,
+    Overrides,
+    Questions,
+    load_config,
+    model_config,
+    numbers,
+)
 
 app = typer.Typer(
     help="What becomes of the answers when frames are blurred, replaced by noise, or left out.",
@@ -40,6 +49,7 @@ def suppression(
     samples: Annotated[int, typer.Option(help="Sampled subsets by which segments are ranked.")] = 64,
     draws: Annotated[int, typer.Option(help="Random orders that are averaged.")] = 4,
     seed: Seed = 0,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -54,7 +64,7 @@ def suppression(
     probe = Suppression(
         segments, numbers(blurred, "--blurred") if blurred else tuple(doubled), shown, frames, samples, draws
     )
-    results = _run(probe, questions, policy, model, output, seed, config, overrides)
+    results = _run(probe, questions, policy, model, output, seed, load_config(config, overrides, device))
     _show(results, as_json, "accuracy with blurred segments", "arm", "k", "accuracy")
 
 
@@ -68,6 +78,7 @@ def prefix_noise(
     forced: Annotated[str | None, typer.Option(help="Numbers of random picks; 0 to all if left out.")] = None,
     draws: Annotated[int, typer.Option(help="Random prefixes that are averaged.")] = 4,
     seed: Seed = 0,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -80,7 +91,7 @@ def prefix_noise(
     from refocus_video.evaluate.probes.prefix_noise import PrefixNoise
 
     probe = PrefixNoise(frames, numbers(forced, "--forced") if forced else (), draws)
-    results = _run(probe, questions, policy, model, output, seed, config, overrides)
+    results = _run(probe, questions, policy, model, output, seed, load_config(config, overrides, device))
     _show(
         results,
         as_json,
@@ -99,6 +110,7 @@ def influence(
     output: Output = OUTPUT,
     frames: Frames = 8,
     seed: Seed = 0,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -109,7 +121,7 @@ def influence(
     """
     from refocus_video.evaluate.probes.influence import Influence
 
-    results = _run(Influence(frames), questions, policy, model, output, seed, config, overrides)
+    results = _run(Influence(frames), questions, policy, model, output, seed, load_config(config, overrides, device))
     _show(results, as_json, "margin lost without a frame, by the rank of its pick", "group", "rank", "influence")
 
 
@@ -120,24 +132,24 @@ def _run(
     model: str | None,
     output: Path,
     seed: int,
-    config: str | None,
-    overrides: list[str] | None,
+    found: Any,
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
     from refocus_video.data.evidence import by_video
     from refocus_video.data.examples import fingerprint, read_examples, with_options
+    from refocus_video.device import resolve
     from refocus_video.evaluate.answer import Answering
     from refocus_video.evaluate.probes.base import Subject, run_probe
     from refocus_video.evaluation import POLICY, Spec, load_selectors, model_name
     from refocus_video.selectors.learned import Learned
     from refocus_video.train.setup import load_reference, usage_of
 
-    found = load_config(config, overrides)
     examples = list(with_options(read_examples(questions), f"the probe {probe.kind!r}"))
     who = found.reference if model is None else model_config(found, model)
-    (learned,), digests = load_selectors([Spec(POLICY, {POLICY: policy})])
-    reference = load_reference(who)
+    where = resolve(found.compute.device)
+    (learned,), digests = load_selectors([Spec(POLICY, {POLICY: policy})], where)
+    reference = load_reference(who, str(where))
     settings = {
         "questions": str(questions),
         "policy": policy,

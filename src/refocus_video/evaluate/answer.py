@@ -135,17 +135,10 @@ def _answers(
     with stages.of("encoding", answering.name):
         features = answering.model.encode(pictures)
     groups = _groups([(place, chosen[place]) for place in usable])
-    requests = [
-        ScoreRequest(
-            features,
-            torch.from_numpy(times),
-            examples[identity].question,
-            torch.from_numpy(np.stack([np.searchsorted(shown, chosen[place].frame_indices) for place in places])),
-            texts=None if examples[identity].question.options else (),
-            duration_s=duration,
-        )
-        for (identity, _), places in groups
-    ]
+    requests = []
+    for (identity, _), places in groups:
+        subsets = np.stack([np.searchsorted(shown, chosen[place].frame_indices) for place in places])
+        requests.append(_request(examples[identity], subsets, features, times, duration))
     with stages.of("answering", answering.name):
         replies = list(_replies(requests, answering))
     found: dict[int, Row] = {}
@@ -154,8 +147,8 @@ def _answers(
             example = examples[identity]
             for place, reply in zip(places, of_request, strict=True):
                 seen = times[np.searchsorted(shown, chosen[place].frame_indices)]
-                said = _by_score(reply, example) if isinstance(reply, Tensor) else _by_words(reply, example, answering)
-                found[place] = _shown(chosen[place], seen) | {"recall": evidence_recall(example, seen.tolist())} | said
+                said = {"recall": evidence_recall(example, seen.tolist())} | _verdict(reply, example, answering)
+                found[place] = _shown(chosen[place], seen) | said
     return found, reasons, (time.perf_counter() - begun) / len(usable)
 
 
@@ -178,21 +171,24 @@ def verdicts(
     Returns:
         A row of what was ``predicted``, whether it is ``correct`` and, for scored options, the ``margin``: for every subset.
     """
-    requests = [
-        ScoreRequest(
-            features,
-            torch.from_numpy(times),
-            example.question,
-            torch.from_numpy(subsets),
-            texts=None if example.question.options else (),
-            duration_s=duration_s,
-        )
-        for example, subsets in asked
-    ]
+    requests = [_request(example, subsets, features, times, duration_s) for example, subsets in asked]
     return [
         [_verdict(reply, example, answering) for reply in replies]
         for (example, _), replies in zip(asked, _replies(requests, answering), strict=True)
     ]
+
+
+def _request(
+    example: Example, subsets: IntArray, features: FrameFeatures, times: FloatArray, duration_s: float
+) -> ScoreRequest:
+    return ScoreRequest(
+        features,
+        torch.from_numpy(times),
+        example.question,
+        torch.from_numpy(subsets),
+        texts=None if example.question.options else (),
+        duration_s=duration_s,
+    )
 
 
 def _groups(chosen: Sequence[tuple[int, Chosen]]) -> list[tuple[tuple[str, int], list[int]]]:

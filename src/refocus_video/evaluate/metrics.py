@@ -227,8 +227,8 @@ def mean_line(name: str, values: Sequence[float], clusters: Sequence[Hashable] |
     All are None without values; the ends are where an interval cannot be estimated.
     """
     if not len(values):
-        return _with_ends(name, None, (math.nan, math.nan))
-    return _with_ends(name, float(np.mean(values)), bootstrap_interval(values, clusters, seed=seed))
+        return with_ends(name, None, (math.nan, math.nan))
+    return with_ends(name, float(np.mean(values)), bootstrap_interval(values, clusters, seed=seed))
 
 
 def _line(group: list[Row], both: Paired | None, seed: int) -> Row:

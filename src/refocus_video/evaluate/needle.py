@@ -7,7 +7,8 @@ Selectors are given pictures (:class:`~refocus_video.types.Candidates`), at most
 
 Differences from the published test (V-NIAH, LongVA), which has no selector:
 1. Recall of the needle's frames is measured before any model answers.
-2. A needle lies near its depth, at a drawn place: even spacing would hit an exact depth always or never.
+2. A needle lies around its depth, at a drawn place, so that the depths together cover the film: even spacing would hit an
+   exact depth always or never.
 3. Other needles can be hidden beside it, to tell who follows the question from who picks everything unusual.
 
 Legend: F candidates ("length") · K frames picked ("budget") · n pictures of a needle.
@@ -47,8 +48,8 @@ class Hiding:
     depths: tuple[float, ...] = (0, 25, 50, 75, 100)
     """In percent."""
     budgets: tuple[int, ...] = (1, 4, 8)
-    spread: float = 5.0
-    """Percent of the length by which a needle may lie off its depth."""
+    spread: float | None = None
+    """Percent of the length by which a needle may lie off its depth; None for as much as leaves no gap between the depths."""
     lures: int = 0
     """Further needles that are hidden beside the one that is asked about."""
     seed: int = 0
@@ -65,10 +66,17 @@ class Hiding:
             )
         if not all(0 <= depth <= 100 for depth in self.depths):
             raise ConfigError(f"depths are percent, 0 to 100, found {list(self.depths)}")
-        if not 0 <= self.spread <= 100 or self.lures < 0:
+        if self.lures < 0 or not 0 <= self.reach <= 100:
             raise ConfigError(
-                f"expected 0 or more lures and a spread of 0 to 100 %, found {self.lures} and {self.spread:g}"
+                f"expected 0 or more lures and a spread of 0 to 100 %, found {self.lures} and {self.reach:g}"
             )
+
+    @property
+    def reach(self) -> float:
+        """The spread in percent: half the largest distance between neighbouring depths where none is stated."""
+        if self.spread is not None:
+            return self.spread
+        return float(max(np.diff(sorted(self.depths)), default=0.0)) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +199,7 @@ def _cell(
     rng = np.random.default_rng([hiding.seed, cell.length, round(cell.depth * 1000), target])
     others = np.setdiff1d(np.arange(len(needles)), [target])
     hidden = [needles[target], *(needles[i] for i in rng.choice(others, hiding.lures, replace=False))]
-    starts = places(cell.length, cell.depth, [len(n.pictures) for n in hidden], 0, hiding.spread, rng)
+    starts = places(cell.length, cell.depth, [len(n.pictures) for n in hidden], 0, hiding.reach, rng)
     candidates = hide(film.candidates, hidden, starts)
     for selector in selectors:
         picked: list[tuple[int, Pick]] = []

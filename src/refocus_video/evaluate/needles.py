@@ -210,9 +210,9 @@ def places(
     """
     check_budget(needles[target], length)
     latest = length - needles[target]
-    low, high = ((depth + off) / 100 * latest for off in (-spread, spread))
+    low, high = (min(max(depth + off, 0.0), 100.0) / 100 * latest for off in (-spread, spread))
     starts = np.empty(len(needles), dtype=np.int64)
-    starts[target] = round(float(np.clip(rng.uniform(low, high), 0, latest)))
+    starts[target] = round(float(rng.uniform(low, high)))
     free = np.ones(length + 1, dtype=bool)
     free[max(0, starts[target] - 1) : starts[target] + needles[target] + 1] = False
     for other, size in enumerate(needles):
