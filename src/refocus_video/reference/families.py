@@ -6,6 +6,7 @@ To add a family: write its :class:`Family` and list it in :data:`FAMILIES` under
 Dimensions: F frames · K frames in a subset · P tokens a frame · D width of the language model · C columns of a visual token.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,10 +68,18 @@ def _no_step(config: Any) -> int:
     return 0
 
 
+def _one_line(found: Any) -> Tensor:
+    """Visual tokens one after another, (T, D): versions of transformers give one tensor, or one for each video."""
+    tokens = found if isinstance(found, Tensor) else torch.cat(list(found))
+    return tokens.reshape(-1, tokens.shape[-1])
+
+
 def _llava_onevision_encode(model: Any, pixels: Tensor) -> Tensor:
-    tokens: Tensor = model.get_video_features(pixels[None], return_dict=True).pooler_output[0]
-    # The last row is the newline that ends a video, not a frame's.
-    return tokens[:-1].reshape(len(pixels), -1, tokens.shape[-1])
+    tokens = _one_line(model.get_video_features(pixels[None], return_dict=True).pooler_output)
+    vision = model.config.vision_config
+    per_frame = math.ceil(vision.image_size // vision.patch_size / 2) ** 2
+    # Newer versions of transformers put the newline that ends a video after the frames' rows.
+    return tokens[: len(pixels) * per_frame].reshape(len(pixels), per_frame, -1)
 
 
 def _llava_onevision_trailer(model: Any) -> Tensor:
@@ -84,7 +93,7 @@ def _internvl_encode(model: Any, pixels: Tensor) -> Tensor:
 
 
 def _smolvlm_encode(model: Any, pixels: Tensor) -> Tensor:
-    tokens: Tensor = model.get_image_features(pixels[None], return_dict=True).pooler_output[0]
+    tokens = _one_line(model.get_image_features(pixels[None], return_dict=True).pooler_output)
     return tokens.reshape(len(pixels), -1, tokens.shape[-1])
 
 
@@ -97,14 +106,14 @@ def _qwen_patches(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _qwen2_5_encode(model: Any, pixels: Tensor) -> Tensor:
     flat, grid = _qwen_patches(model, pixels)
-    tokens: Tensor = model.get_video_features(flat, grid, return_dict=True).pooler_output[0]
+    tokens = _one_line(model.get_video_features(flat, grid, return_dict=True).pooler_output)
     return tokens.reshape(len(pixels), -1, tokens.shape[-1])
 
 
 def _qwen3_encode(model: Any, pixels: Tensor) -> Tensor:
     flat, grid = _qwen_patches(model, pixels)
     out = model.get_video_features(flat, grid, return_dict=True)
-    parts = [out.pooler_output[0], *(layer[0] for layer in out.deepstack_features)]
+    parts = [_one_line(out.pooler_output), *map(_one_line, out.deepstack_features)]
     tokens = torch.cat(parts, dim=-1)
     return tokens.reshape(len(pixels), -1, tokens.shape[-1])
 
