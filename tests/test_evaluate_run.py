@@ -14,7 +14,7 @@ from refocus_video.config import SamplingConfig
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.data.selections import Chosen
-from refocus_video.errors import BudgetError, ConfigError, DataError
+from refocus_video.errors import BudgetError, ConfigError, DataError, ReferenceModelError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
@@ -318,6 +318,24 @@ def test_choices_for_other_questions_are_refused(examples: list[Example], tmp_pa
     with pytest.raises(DataError, match="1 selections are for other questions, such as 'nobody'"):
         chosen = [_elsewhere(replace(examples[0], id="nobody"), [1, 2])]
         answer(chosen, examples, Answering(Watching(), "watching"), tmp_path / "rows.jsonl")
+
+
+def test_a_model_that_fails_ends_the_run_which_can_be_gone_on_with(
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, tmp_path: Path
+) -> None:
+    class Failing(Watching):
+        def score(self, requests: Sequence[ScoreRequest]) -> list[torch.Tensor]:
+            if self.times:  # of the first video
+                raise ReferenceModelError("the server is gone")
+            return super().score(requests)
+
+    with pytest.raises(ReferenceModelError, match="gone"):
+        evaluate(examples, [Answering(Failing(), "m")], plan, tmp_path, {})
+    kept = (tmp_path / "rows.jsonl").read_bytes()
+    assert kept.count(b"\n") == sum(1 for _ in plan.keys([e for e in examples if e.video == examples[0].video]))
+    rows = evaluate(examples, [Answering(Watching(), "m")], plan, tmp_path, {})
+    assert (tmp_path / "rows.jsonl").read_bytes().startswith(kept)
+    assert not any(row["error"] for row in rows)
 
 
 # ------------------------------------------------------------------ answers in words

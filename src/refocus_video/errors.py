@@ -48,6 +48,11 @@ class ReferenceModelError(RefocusError):
     """A reference model cannot score what it was given."""
 
 
+OF_ONE_VIDEO = (VideoError, BudgetError, DataError)
+"""What one video or question can cause: a run counts it and goes on. Anything else would hit the next one too, and ends the run,
+which can be gone on with once it is mended."""
+
+
 def check_budget(budget: int, num_candidates: int) -> None:
     """Raise :class:`BudgetError` unless ``1 <= budget <= num_candidates``."""
     if not 1 <= budget <= num_candidates:

@@ -153,20 +153,20 @@ def read_selections(path: Path) -> SelectionFile:
 
 
 def check_same_pools(rows: Sequence[Chosen]) -> None:
-    """Refuse to compare choices that were made from different candidates of one video.
+    """Refuse to compare choices that were made for one question from different candidates.
 
     Raises:
-        DataError: naming the first video whose pools differ.
+        DataError: naming the first question whose pools differ.
     """
     pools: dict[str, Chosen] = {}
     for row in rows:
         if row.pool is None:
             continue
-        first = pools.setdefault(row.video, row)
+        first = pools.setdefault(row.id, row)
         if first.pool != row.pool:
             raise DataError(
-                f"{row.video}: {row.selector} chose among {row.candidates} candidates (pool {row.pool}), {first.selector} among "
-                f"{first.candidates} (pool {first.pool}); select again with the same sampling"
+                f"question {row.id!r}: {row.selector} chose among {row.candidates} candidates (pool {row.pool}), "
+                f"{first.selector} among {first.candidates} (pool {first.pool}); select again with the same sampling"
             )
 
 

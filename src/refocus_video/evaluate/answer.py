@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refocus_video.data.evidence import evidence_recall
 from refocus_video.data.selections import Chosen, check_frames, check_indices
-from refocus_video.errors import DataError, RefocusError
+from refocus_video.errors import OF_ONE_VIDEO, DataError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
 from refocus_video.evaluate.text import exact_match, token_f1
@@ -101,7 +101,7 @@ def answer_in(
     """The rows of one video, in the order of the choices."""
     try:
         answers, reasons, seconds = _answers(video, chosen, examples, answering, stages)
-    except RefocusError as error:
+    except OF_ONE_VIDEO as error:
         answers, reasons, seconds = {}, dict.fromkeys(range(len(chosen)), str(error)), 0.0
     rows = []
     for place, row in enumerate(chosen):

@@ -13,7 +13,7 @@ from typing import Any
 from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.selections import FORMAT, Chosen, chosen_row, empty_row
-from refocus_video.errors import RefocusError
+from refocus_video.errors import OF_ONE_VIDEO
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
@@ -103,7 +103,7 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing, stages: S
         for example, name, budget, pick, seconds in _picks(examples, candidates, fitting, stages):
             selection = to_selection(pick, candidates, example.question, name)
             chosen[example.id, name, budget] = chosen_row(selection, example.id, budget, candidates, seconds)
-    except RefocusError as error:
+    except OF_ONE_VIDEO as error:
         chosen, reason = {}, str(error)
     texts = {example.id: example.question.text for example in examples}
     return [

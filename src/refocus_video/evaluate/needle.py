@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from refocus_video.errors import BudgetError, ConfigError, DataError, RefocusError
+from refocus_video.errors import OF_ONE_VIDEO, BudgetError, ConfigError, DataError
 from refocus_video.evaluate.answer import Answering, verdicts
 from refocus_video.evaluate.journal import begin
 from refocus_video.evaluate.metrics import mean_line
@@ -207,7 +207,7 @@ def _cell(
         try:
             opened = selector.open(candidates)
             picked = [(budget, opened.pick([hidden[0].question], budget)[0]) for budget in hiding.budgets]
-        except RefocusError as problem:
+        except OF_ONE_VIDEO as problem:
             error = str(problem)
         said, problem_of_model = _answers(candidates, film.duration_s, hidden[0], picked, answering)
         for place, budget in enumerate(hiding.budgets):
@@ -245,7 +245,7 @@ def _answers(
         features = answering.model.encode(scaled(candidates.frames[shown], answering.model.image_size))
         asked = [(example, np.searchsorted(shown, positions)[None]) for positions in chosen]
         rows = verdicts(asked, features, candidates.times[shown], duration_s, answering)
-    except RefocusError as error:
+    except OF_ONE_VIDEO as error:
         return [], str(error)
     return [row for (row,) in rows], None
 

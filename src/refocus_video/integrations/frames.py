@@ -16,7 +16,7 @@ from PIL import Image
 
 from refocus_video.config import SamplingConfig
 from refocus_video.data.selections import FORMAT, Chosen, check_frames, chosen_row, empty_row, read_selections
-from refocus_video.errors import ConfigError, DataError, RefocusError, VideoError
+from refocus_video.errors import OF_ONE_VIDEO, ConfigError, DataError, VideoError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.integrations.messages import Clip, Frame
 from refocus_video.reference.pixels import size_within
@@ -88,7 +88,7 @@ class Choosing:
             candidates = clip_timeline(clip, self.sampling)
             opened = self.selector.open(candidates)
             picks = opened.pick([one.question for one in asked], min(self.budget, len(candidates)))
-        except RefocusError as error:
+        except OF_ONE_VIDEO as error:
             return [_without(one, self.selector.name, self.budget, str(error)) for one in asked]
         seconds = (time.perf_counter() - begun) / len(asked)
         return [
@@ -273,7 +273,7 @@ class Frames:
             return []
         try:
             return read_frames(row, one.clip, self._pixels)
-        except RefocusError as error:
+        except OF_ONE_VIDEO as error:
             self._unreadable[one.key] = str(error)
             return []
 

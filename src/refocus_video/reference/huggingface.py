@@ -39,6 +39,7 @@ from refocus_video.reference.memory import Fitting, first_guess
 from refocus_video.reference.pixels import normalised
 from refocus_video.reference.prefix import SHORT, plan
 from refocus_video.reference.rows import Ready, Row, RowMaker
+from refocus_video.reference.writing import greedy
 from refocus_video.types import ByteArray, Question
 
 AnswerMode = Literal["letters", "words"]
@@ -192,24 +193,7 @@ class HuggingFaceReference:
 
     def _generated(self, ready: Ready, max_new_tokens: int) -> str:
         self._check_context([ready])
-        decoder, head, embed = (
-            self.model.get_decoder(), self.model.get_output_embeddings(), self.model.get_input_embeddings()
-        )  # fmt: skip
-        inputs, cache = self._inputs([ready], 0, None), None
-        written: list[int] = []
-        while len(written) < max_new_tokens:
-            out = decoder(**inputs, past_key_values=cache, use_cache=True)
-            cache = out.past_key_values
-            token = int(head(out.last_hidden_state[:, -1]).argmax())
-            if token in self._ends:
-                break
-            written.append(token)
-            at = inputs["position_ids"]
-            inputs = {
-                "inputs_embeds": embed(torch.tensor([[token]], device=self.model.device)),
-                # A token of text stands one place after the last, in every dimension of a position.
-                "position_ids": None if at is None else at[..., -1:].amax() + torch.ones_like(at[..., -1:]),
-            }
+        written = greedy(self.model, self._inputs([ready], 0, None), self._ends, max_new_tokens)
         return str(self.tokenizer.decode(written, skip_special_tokens=True)).strip()
 
     @property

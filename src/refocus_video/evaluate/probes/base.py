@@ -15,7 +15,7 @@ import torch
 
 from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video, evidence_recall
-from refocus_video.errors import RefocusError
+from refocus_video.errors import OF_ONE_VIDEO, RefocusError
 from refocus_video.evaluate.answer import Answering, verdicts
 from refocus_video.evaluate.journal import begin
 from refocus_video.evaluate.probe_plots import FIGURES, standalone
@@ -203,7 +203,7 @@ def _rows(
     blank = [_blank(probe, example) for example in group]
     try:
         found = probe.measure(look(video, subject), group)
-    except RefocusError as error:
+    except OF_ONE_VIDEO as error:
         return [row | {"error": str(error)} for rows in blank for row in rows], error
     pairs = zip(blank, found, strict=True)
     return [row | more for rows, measured in pairs for row, more in zip(rows, measured, strict=True)], None
