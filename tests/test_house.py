@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 import refocus_video
-from refocus_video.config import RunConfig, Settings
+from refocus_video.config import RunConfig
 from refocus_video.errors import ConfigError
+from refocus_video.settings import Settings
 
 PACKAGE = Path(refocus_video.__file__).parent
 CONFIGS = sorted((PACKAGE / "configs").glob("*.yaml"))
 
 FLOORS = {
-    0: {"errors", "types", "config", "files", "assets", "configs", "registry", "version", "device"},
+    0: {"errors", "types", "config", "settings", "files", "assets", "configs", "registry", "version", "device"},
     1: {"video", "data", "policy", "reference"},
     2: {"selectors", "scoring"},
     3: {"train", "evaluate"},

@@ -1,4 +1,4 @@
-"""Every setting, its default and where the default comes from; YAML files and ``key=value`` overrides.
+"""Every setting, its default and where the default comes from.
 
 The defaults are the paper's (arXiv 2506.01274; "METHOD" sections are those of docs/method.md) and describe
 the full-size model. The tiny models differ by configuration only: see ``configs/``. An unknown key is an error.
@@ -6,52 +6,13 @@ the full-size model. The tiny models differ by configuration only: see ``configs
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from refocus_video.errors import ConfigError
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @classmethod
-    def parse(cls, values: Any, source: str) -> Self:
-        """Validate a mapping, with one clear line for each thing that is wrong.
-
-        Raises:
-            ConfigError: naming ``source``, the key, what was found, and the known keys where the key is unknown.
-        """
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ConfigError("; ".join(_explain(cls, item, source) for item in error.errors())) from None
-
-    @classmethod
-    def load(cls, path: Path | None, overrides: tuple[str, ...] = ()) -> Self:
-        """Read a YAML file (or start from the defaults) and apply ``key.sub=value`` overrides, values read as YAML."""
-        values: Any = {}
-        if path is not None:
-            if not path.is_file():
-                raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
-            try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
-        for override in overrides:
-            _apply(values, override)
-        return cls.parse(values, str(path) if path else "settings")
+from refocus_video.settings import SECRET, Settings
 
 
 def named_config(name: str) -> Path:
@@ -60,48 +21,11 @@ def named_config(name: str) -> Path:
     return bundled if bundled.is_file() and not Path(name).is_file() else Path(name)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"an override is written key=value, found {override!r}")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: not readable as YAML: {' '.join(str(error).split())}") from None
-
-
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two mappings of settings as one; what is stated above goes before what is below, group by group."""
     both = {key: (below[key], above[key]) for key in below.keys() & above.keys()}
     groups = {key: _overlaid(*pair) for key, pair in both.items() if all(isinstance(part, Mapping) for part in pair)}
     return {**below, **above, **groups}
-
-
-_SECRET = "holds_a_secret"
-
-
-def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-    if item["type"] == "extra_forbidden":
-        group: Any = cls
-        for part in item["loc"][:-1]:
-            if isinstance(part, int):  # an entry of a list of groups
-                group = get_args(group)[0]
-            else:
-                field = getattr(group, "model_fields", {}).get(part)
-                group = field.annotation if field is not None else None
-                if isinstance(group, UnionType):  # a group that may be left out
-                    group = next((kind for kind in get_args(group) if hasattr(kind, "model_fields")), None)
-        known = ", ".join(getattr(group, "model_fields", {}))
-        return f"{source}: unknown setting {where!r}; known ones here: {known}"
-    if item["type"] == _SECRET:
-        return f"{source}: setting {where!r}: {item['msg']}"  # what was found stays unsaid
-    return f"{source}: setting {where!r}: {item['msg'].lower()}, found {item['input']!r}"
 
 
 class SamplingConfig(Settings):
@@ -264,7 +188,7 @@ class Stage(Settings):
     """Share of training at which the stage ends."""
     budgets: tuple[int, ...] = Field(min_length=1)
     """Budgets practised; one is drawn for each step."""
-    question_types: dict[str, float] = {}
+    question_types: dict[str, float] = Field(default={})
     """Question types practised, each with the relative chance of one of its questions; empty for all alike."""
 
 
@@ -297,7 +221,7 @@ class EndpointConfig(Settings):
     price_per_million_out: float = Field(default=0.0, ge=0)
     cache: str | None = None
     """Folder of the replies that are kept; ``$REFOCUS_CACHE/endpoint`` or ``~/.cache/refocus-video/endpoint`` if None."""
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, Any] = Field(default={})
     """Further fields of every request, e.g. ``{chat_template_kwargs: {enable_thinking: false}}``."""
 
     @model_validator(mode="before")
@@ -310,7 +234,7 @@ class EndpointConfig(Settings):
     def _clean(cls, url: str) -> str:
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query:
-            raise PydanticCustomError(_SECRET, "must not hold a key; name its environment variable in api_key_env")
+            raise PydanticCustomError(SECRET, "must not hold a key; name its environment variable in api_key_env")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an address such as http://localhost:8000/v1")
         return url.rstrip("/")

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from refocus_video.config import SamplingConfig, Settings
+from refocus_video.config import SamplingConfig
 from refocus_video.errors import ConfigError
+from refocus_video.settings import Settings
 
 SELECTOR, MODEL = "selector.", "model."
 

@@ -12,10 +12,10 @@ from typing import Any, Final, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
-from refocus_video.config import Settings
 from refocus_video.errors import ConfigError
 from refocus_video.registry import Registry
 from refocus_video.selectors.base import Selector
+from refocus_video.settings import Settings
 
 _HERE: Final = "refocus_video.selectors."
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refocus_video.config import Settings
 from refocus_video.data.haystack import world as haystack
 from refocus_video.data.haystack.world import COLOR_NAMES, GLYPHS, HOPS, Probe
 from refocus_video.reference.huggingface import LETTER_INSTRUCTION, AnswerMode, HuggingFaceReference, Row
 from refocus_video.reference.tiny import tiny_llava_onevision, tiny_tokenizer, words_of
+from refocus_video.settings import Settings
 from refocus_video.train.corpus import Corpus
 from refocus_video.types import Question
 

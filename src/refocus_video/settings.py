@@ -1,0 +1,85 @@
+"""The base of all settings: checked where they are made, read from YAML files and ``key=value`` overrides."""
+
+from pathlib import Path
+from types import UnionType
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from refocus_video.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: Any, source: str) -> Self:
+        """Validate a mapping, with one clear line for each thing that is wrong.
+
+        Raises:
+            ConfigError: naming ``source``, the key, what was found, and the known keys where the key is unknown.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_explain(cls, item, source) for item in error.errors())) from None
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: tuple[str, ...] = ()) -> Self:
+        """Read a YAML file (or start from the defaults) and apply ``key.sub=value`` overrides, values read as YAML."""
+        values: Any = {}
+        if path is not None:
+            if not path.is_file():
+                raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
+            try:
+                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+        for override in overrides:
+            _apply(values, override)
+        return cls.parse(values, str(path) if path else "settings")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"an override is written key=value, found {override!r}")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: not readable as YAML: {' '.join(str(error).split())}") from None
+
+
+SECRET = "holds_a_secret"
+"""Type of a validation error about a value that must not be shown."""
+
+
+def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+    if item["type"] == "extra_forbidden":
+        group: Any = cls
+        for part in item["loc"][:-1]:
+            if isinstance(part, int):  # an entry of a list of groups
+                group = get_args(group)[0]
+            else:
+                field = getattr(group, "model_fields", {}).get(part)
+                group = field.annotation if field is not None else None
+                if isinstance(group, UnionType):  # a group that may be left out
+                    group = next((kind for kind in get_args(group) if hasattr(kind, "model_fields")), None)
+        known = ", ".join(getattr(group, "model_fields", {}))
+        return f"{source}: unknown setting {where!r}; known ones here: {known}"
+    if item["type"] == SECRET:
+        return f"{source}: setting {where!r}: {item['msg']}"  # what was found stays unsaid
+    return f"{source}: setting {where!r}: {item['msg'].lower()}, found {item['input']!r}"
