@@ -10,6 +10,7 @@ for a single video.
 import math
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +117,7 @@ def _cluster_sums(values: FloatArray, clusters: Sequence[Hashable]) -> tuple[Flo
     return np.bincount(place, weights=values).astype(np.float64), np.bincount(place).astype(np.float64)
 
 
+@lru_cache(maxsize=2)  # most cells of a table are about equally many videos
 def _draws(count: int, resamples: int, seed: int) -> FloatArray:
     """How often each of ``count`` clusters is drawn in each resample, (resamples, count); rows sum to ``count``."""
     picked = np.random.default_rng(seed).integers(0, count, size=(resamples, count))
@@ -194,8 +196,12 @@ def question_types(rows: Sequence[Row]) -> list[str]:
     return [ALL, *sorted({row["question_type"] for row in rows if row["question_type"]})]
 
 
-def summarise(rows: Sequence[Row], seed: int = 0, baseline: str = BASELINE) -> list[Row]:
+def summarise(
+    rows: Sequence[Row], seed: int = 0, baseline: str = BASELINE, kinds: Sequence[str] | None = None
+) -> list[Row]:
     """One row for each question type, selector and budget: the ``rows`` of ``results.json``.
+
+    ``kinds`` are the question types told; None for ``all`` and every one there is.
 
     Accuracy is over all rows; a failed one counts as wrong. Recall is over the rows where it is known, and None
     if there are none. The gain and its McNemar p-value are over the baseline, and None for the baseline itself. An end
@@ -208,7 +214,7 @@ def summarise(rows: Sequence[Row], seed: int = 0, baseline: str = BASELINE) -> l
     selectors = list(dict.fromkeys(row["selector"] for row in rows))
     budgets = sorted({row["budget"] for row in rows})
     lines = []
-    for kind in question_types(rows):
+    for kind in question_types(rows) if kinds is None else kinds:
         for selector in selectors:
             for budget in budgets:
                 cell = table.get((selector, budget), {}).values()

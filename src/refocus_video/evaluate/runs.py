@@ -17,7 +17,7 @@ LENGTH = "length: "
 PROBES = ("needle", "suppression", "prefix_noise", "influence")
 """Kinds of measurements beside the evaluation; each is a file ``KIND.json`` with ``kind`` and ``rows``."""
 
-_SHORTEST_FIRST = {name: place for place, name in enumerate(("short", "medium", "long", *LENGTH_CLASSES))}
+_SHORTEST_FIRST = ("short", "medium", "long", *LENGTH_CLASSES)
 _WHAT = ("dataset", "model", "selector", "budget", "id")
 """What there is one row of."""
 _SAID = ("frame_indices", "predicted", "correct", "error", "text")
@@ -89,14 +89,17 @@ def compare(runs: Runs, baseline: str = BASELINE) -> list[Row]:
     """One line for each question file, model, group of questions, selector and budget; groups are types and lengths."""
     lines = []
     for (dataset, model), rows in runs.cells.items():
-        by_length = [row | {"question_type": LENGTH + row["length"]} for row in rows if row["length"]]
+        by_length = [row | {"question_type": row["length"] and LENGTH + row["length"]} for row in rows]
+        lengths = sorted({row["length"] for row in rows if row["length"]}, key=_length_order)
         found = summarise(rows, baseline=baseline)
-        found += sorted(
-            (line for line in summarise(by_length, baseline=baseline) if line["question_type"].startswith(LENGTH)),
-            key=lambda line: _SHORTEST_FIRST.get(line["question_type"].removeprefix(LENGTH), 0),
-        )
+        found += summarise(by_length, baseline=baseline, kinds=[LENGTH + length for length in lengths])
         lines += [{"dataset": dataset, "model": model} | line for line in found]
     return lines
+
+
+def _length_order(length: str) -> tuple[int, str]:
+    known = _SHORTEST_FIRST.index(length) if length in _SHORTEST_FIRST else len(_SHORTEST_FIRST)
+    return known, length
 
 
 def _found(folder: Path) -> list[Path]:
