@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from refocus_video.evaluate.quality import js_divergence, overlap, time_distribution
+from refocus_video.evaluate.quality import BINS, js_divergence, overlap, time_distribution
 from refocus_video.types import FloatArray
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Square = list[list[float | None]]
+
+FEWEST_PARTS = 4
+"""Into which a video is cut to say where in it the picks lie."""
 
 
 def looks(rows: Sequence[Row], budget: int) -> dict[str, Row]:
@@ -16,8 +19,9 @@ def looks(rows: Sequence[Row], budget: int) -> dict[str, Row]:
 
     Returns:
         For each question file ``budget``, ``selectors`` (S names), ``overlap`` (mean Jaccard index of the frames, S × S),
-        ``spread`` (share of the picks in each part of the video, S × bins), ``divergence`` (Jensen–Shannon divergence of the
-        spreads in nats, S × S) and ``unplaced``: choices from a pool of unknown size, which are in the overlap alone.
+        ``spread`` (share of the picks in each part of the video, S × parts; as many parts as frames, 4 to 20), ``quarters`` (the
+        same in quarters), ``divergence`` (Jensen–Shannon divergence of the spreads in nats, S × S) and ``unplaced``: choices from a
+        pool of unknown size, which are in the overlap alone.
     """
     return {
         dataset: _of_file([row for row in rows if row["dataset"] == dataset and row["budget"] == budget], budget)
@@ -39,15 +43,22 @@ def _of_file(rows: Sequence[Row], budget: int) -> Row:
                 places.setdefault(selector, {})[question] = found
             else:
                 unplaced.add((selector, question))
-    spreads = [time_distribution([t for own in places.get(name, {}).values() for t in own]) for name in frames]
+    pooled = [[t for own in places.get(name, {}).values() for t in own] for name in frames]
+    # No more parts than frames: even spacing would leave some of them empty.
+    spreads = [time_distribution(own, min(max(budget, FEWEST_PARTS), BINS)) for own in pooled]
     return {
         "budget": budget,
         "selectors": list(frames),
         "overlap": _pairs(list(frames.values()), _overlap),
-        "spread": [[round(share, 4) for share in own.tolist()] for own in spreads],
+        "spread": _rounded(spreads),
+        "quarters": _rounded([time_distribution(own, 4) for own in pooled]),
         "divergence": _pairs(spreads, _divergence),
         "unplaced": len(unplaced),
     }
+
+
+def _rounded(rows: Sequence[FloatArray]) -> list[list[float]]:
+    return [[round(value, 4) for value in row.tolist()] for row in rows]
 
 
 def _overlap(mine: Mapping[str, Sequence[int]], theirs: Mapping[str, Sequence[int]]) -> float | None:

@@ -184,13 +184,8 @@ def _summary(overview: Overview, whole: Sequence[Table], anchors: Sequence[str])
 
 
 def _cell(overview: Overview, parts: Sequence[Table], of: Table, anchor: str, progress: Callable[[], None]) -> str:
-    own = [part for part in parts if (part.dataset, part.model) == (of.dataset, of.model) and part.group != ALL]
-    by_type = [part for part in own if not part.group.startswith(LENGTH)]
-    by_length = [part for part in own if part.group.startswith(LENGTH)]
-    body = budget_table(of, overview.baseline)
-    for name, groups in (("By type of question", by_type), ("By length of video", by_length)):
-        body += _by_group(name, groups, of.budgets, overview)
-    body += _curves(overview, of, own)
+    groups = [part for part in parts if (part.dataset, part.model) == (of.dataset, of.model) and part.group != ALL]
+    body = budget_table(of, overview.baseline) + _curves(overview, of, groups) + _groups(groups, of.budgets, overview)
     progress()
     return (
         f"<section id={anchor}><h2>{escape(of.dataset)} <small>{escape(of.model)} · {_many(of.count, 'question')}</small></h2>"
@@ -198,15 +193,18 @@ def _cell(overview: Overview, parts: Sequence[Table], of: Table, anchor: str, pr
     )
 
 
-def _by_group(name: str, groups: Sequence[Table], budgets: Sequence[int], overview: Overview) -> str:
+def _groups(groups: Sequence[Table], budgets: Sequence[int], overview: Overview) -> str:
     if not groups:
         return ""
     # A question file may lack the budget that is told first elsewhere.
     first = overview.budget if overview.budget in budgets else budgets[len(budgets) // 2]
-    others = "".join(
-        details(f"The same with {frames(b)}", group_table(groups, b, overview.baseline)) for b in budgets if b != first
+    others = "".join(f"<h4>{frames(b)}</h4>{group_table(groups, b, overview.baseline)}" for b in budgets if b != first)
+    kinds = {group.group.startswith(LENGTH) for group in groups}
+    by = " and ".join(
+        name for name, is_there in (("type", False in kinds), ("length of video", True in kinds)) if is_there
     )
-    return f"<h3>{escape(name)}, with {frames(first)}</h3>{group_table(groups, first, overview.baseline)}{others}"
+    title = f"<h3>By {by}, with {frames(first)}</h3>"
+    return title + group_table(groups, first, overview.baseline) + details("The other budgets", others)
 
 
 def _curves(overview: Overview, of: Table, groups: Sequence[Table]) -> str:
@@ -241,7 +239,7 @@ def _curves(overview: Overview, of: Table, groups: Sequence[Table]) -> str:
     return (
         f"<h3>More or fewer frames</h3>{legend(names)}<div class=scroll>{whole}</div>"
         f"<p class=caption>Bands: 95&nbsp;% intervals ({escape(bands)}). Dotted: blind guessing.</p>"
-        + details("Accuracy by group", f"<div class=scroll>{by_group}</div>" if by_group else "")
+        + details("The same by type and length", f"<div class=scroll>{by_group}</div>" if by_group else "")
     )
 
 
@@ -250,13 +248,12 @@ def _looks(dataset: str, found: Row, overview: Overview) -> str:
     several = len(overview.looks) > 1
     head = (
         "<tr><th class=name>frames picked by</th><th class=wide><span class=ends><span>beginning</span><span>end of the video"
-        "</span></span></th><th>first fifth</th><th>middle</th><th>last fifth</th></tr>"
+        "</span></span></th><th>first quarter</th><th>middle half</th><th>last quarter</th></tr>"
     )
     body = ""
-    for name, own in zip(names, found["spread"], strict=True):
+    for name, own, quarters in zip(names, found["spread"], found["quarters"], strict=True):
         if any(own):
-            fifth = len(own) // 5
-            parts = (sum(own[:fifth]), sum(own[fifth:-fifth]), sum(own[-fifth:]))
+            parts = (quarters[0], quarters[1] + quarters[2], quarters[3])
             shares = "".join(f"<td>{100 * part:.0f}&nbsp;%</td>" for part in parts)
             bars = spark(own, style_of(name, overview.runs.selectors).colour, "histogram of the picks over the video")
             body += f"<tr>{name_cell(name, overview.runs.selectors, False)}<td class=wide>{bars}</td>{shares}</tr>"
@@ -276,7 +273,7 @@ def _looks(dataset: str, found: Row, overview: Overview) -> str:
     )
     return (
         f"{title}{table(head, body) if body else ''}<div class=maps>{maps}</div>"
-        f"<p class=caption>With {frames(found['budget'])}. Even spacing puts the same share everywhere.{lost}</p>"
+        f"<p class=caption>With {frames(found['budget'])}.{lost}</p>"
     )
 
 

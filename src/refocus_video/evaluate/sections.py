@@ -87,25 +87,31 @@ def budget_table(of_cell: Table, baseline: str) -> str:
         )
         counted = [line for line in row if line is not None]
         body += (
-            f"<tr{_kind(name, baseline)}>{name_cell(name, list(of_cell.cells), False)}{cells}{_counts(counted)}</tr>"
+            f"<tr{_kind(name, baseline)}>{name_cell(name, list(of_cell.cells), False)}{_counts(counted)}{cells}</tr>"
         )
-    head = f"<tr><th rowspan=2 class=name>frames picked by</th>{top}<th rowspan=2 class=first>answers</th></tr><tr>{under}</tr>"
+    head = f"<tr><th rowspan=2 class=name>frames picked by</th><th rowspan=2>answers</th>{top}</tr><tr>{under}</tr>"
     return table(head, body, "results")
 
 
 def group_table(groups: Sequence[Table], budget: int, baseline: str) -> str:
-    """Every selector on every group of questions with one budget; empty if no group has it."""
+    """Every selector on every group of questions with one budget, types before lengths; empty if no group has it."""
     held = [(g, g.budgets.index(budget)) for g in groups if budget in g.budgets]
     if not held:
         return ""
     names = list(dict.fromkeys(name for g, _ in held for name in g.cells))
-    top = "".join(f"<th class=wrap>{escape(group_name(g.group))}<small>n = {g.count}</small></th>" for g, _ in held)
+    lengths = [g.group for g, _ in held if g.group.startswith(LENGTH)]
+    top = ""
+    for g, _ in held:
+        first = " first" if g.group in lengths[:1] else ""
+        top += f"<th class='wrap{first}'>{escape(group_name(g.group))}<small>n = {g.count}</small></th>"
     body = ""
     for name in names:
-        lines = [(g.cells[name][column] if name in g.cells else None, g.best(column)) for g, column in held]
-        cells = "".join(_accuracy(line, best, gain=True) for line, best in lines)
+        cells = "".join(
+            _with_gain(g.cells[name][column] if name in g.cells else None, g.best(column), g.group in lengths[:1])
+            for g, column in held
+        )
         body += f"<tr{_kind(name, baseline)}>{name_cell(name, names, False)}{cells}</tr>"
-    return table(f"<tr><th class=name>frames picked by</th>{top}</tr>", body)
+    return table(f"<tr><th class=name>frames picked by</th>{top}</tr>", body, "groups")
 
 
 def _kind(selector: str, baseline: str) -> str:
@@ -113,17 +119,25 @@ def _kind(selector: str, baseline: str) -> str:
     return f" class={kinds[0]}" if kinds else ""
 
 
-def _accuracy(line: Row | None, best: float | None = None, first: bool = False, gain: bool = False) -> str:
+def _accuracy(line: Row | None, best: float | None = None, first: bool = False) -> str:
     of_first = " class=first" if first else ""
     if line is None:
         return f"<td{of_first}>–</td>"
+    interval = ends(line["accuracy_low"], line["accuracy_high"])
+    return f"<td{of_first}>{_marked(line, best)}<small>{interval}</small></td>"
+
+
+def _with_gain(line: Row | None, best: float | None, first: bool) -> str:
+    of_first = " class=first" if first else ""
+    if line is None:
+        return f"<td{of_first}>–</td>"
+    gain = "" if line["accuracy_gain"] is None else points(line["accuracy_gain"]) + "*" * clear(line)
+    return f"<td{of_first}>{_marked(line, best)}<small>{gain}</small></td>"
+
+
+def _marked(line: Row, best: float | None) -> str:
     shown = percent(line["accuracy"])
-    if best is not None and line["accuracy"] == best and line["selector"] not in CONTROLS:
-        shown = f"<b>{shown}</b>"
-    small = ends(line["accuracy_low"], line["accuracy_high"])
-    if gain:
-        small = "" if line["accuracy_gain"] is None else points(line["accuracy_gain"]) + "*" * clear(line)
-    return f"<td{of_first}>{shown}<small>{small}</small></td>"
+    return f"<b>{shown}</b>" if line["accuracy"] == best and line["selector"] not in CONTROLS else shown
 
 
 def _gain(line: Row | None) -> str:
@@ -144,7 +158,7 @@ def _counts(lines: Sequence[Row]) -> str:
         for name in ("failed", "unparsable")
         if any(line[name] for line in lines)
     )
-    return f"<td class=first>{total}{lost}</td>"
+    return f"<td>{total}{lost}</td>"
 
 
 def causes(rows: Iterable[Row]) -> Counter[tuple[str, str, str]]:
