@@ -157,9 +157,10 @@ def strip(row: Row, reader: VideoReader) -> str:
 
 def answer_line(row: Row) -> str:
     """What was answered, with ✓ or ✗."""
-    if row["error"] or row["predicted"] is None:
+    written = row.get("text")
+    if row["error"] or (row["predicted"] is None and written is None):
         return f"<p class='verdict wrong'>✗ no answer: {escape(row['error'] or 'none was given')}</p>"
-    said = escape(row["options"][row["predicted"]])
+    said = escape(str(written) if row["predicted"] is None else row["options"][row["predicted"]])
     if is_correct(row):
         return f"<p class='verdict right'>✓ answered “{said}”</p>"
     return f"<p class='verdict wrong'>✗ answered “{said}”</p>"
