@@ -127,6 +127,10 @@ def test_forced_picks_are_kept_and_the_policy_goes_on(looked: Looked, examples: 
     assert (picks[..., :2] == forced).all()
     assert all(len(set(row)) == 4 for row in picks.reshape(-1, 4).tolist())
     assert np.array_equal(picks[:, 0], picks[:, 1])
+    own = looked.pick(mine, 4).picks.numpy()
+    assert np.array_equal(looked.pick(mine, 4, forced=own[..., :2]).picks.numpy(), own), (
+        "its own first picks disturb nothing"
+    )
 
 
 # ------------------------------------------------------------------ influence
