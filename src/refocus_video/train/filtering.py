@@ -12,37 +12,40 @@ from torch import Tensor
 from refocus_video.config import FilterConfig, SamplingConfig
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ReferenceModelError, VideoError
-from refocus_video.reference.base import ReferenceModel, ScoreRequest
+from refocus_video.reference.base import FrameFeatures, ReferenceModel, ScoreRequest
 from refocus_video.reference.ensemble import EnsembleReference
+from refocus_video.reference.frames import FrameCache
 from refocus_video.reference.margin import margin_reward
 from refocus_video.selectors.base import question_rng
 from refocus_video.train.features import FeatureStore, reference_viewer
 from refocus_video.train.filter import margin_variance, probe_subsets, smallest_pool
 from refocus_video.train.measured import Record
-from refocus_video.train.views import ViewStore, weights_digest
-from refocus_video.types import Example
+from refocus_video.train.views import ViewStore, in_sixteen_bits, weights_digest
+from refocus_video.types import ByteArray, Example
 from refocus_video.video.ahead import ahead
 from refocus_video.video.candidates import load_candidates
 
 DIGITS = 6
 """After the point, of what is written; float32 has no more to say about numbers from −1 to 1."""
 
-Seen = Callable[[], tuple[Tensor, Tensor]]
+Seen = Callable[[], tuple[FrameFeatures, Tensor]]
 """Gives what the reference model sees of F candidate frames, (F, ...), and their times in seconds, (F,)."""
 Look = Callable[[str], Seen]
 """Prepares that for a video, in the background: decodes it, or reads what was kept. Both may raise :class:`VideoError`."""
 
 
 def passing_look(reference: ReferenceModel, sampling: SamplingConfig) -> Look:
-    """Looks at a video and keeps nothing."""
+    """Looks at the frames of a video that a probe shows, and keeps nothing."""
 
     def look(video: str) -> Seen:
         candidates = load_candidates(video, reference.image_size, sampling)
 
-        def seen() -> tuple[Tensor, Tensor]:
-            features = reference.encode(candidates.frames).cpu()
-            # In half precision as features on disk are, so that it does not matter whether they are kept.
-            return (features.half() if features.is_floating_point() else features), torch.from_numpy(candidates.times)
+        def encode(frames: ByteArray) -> Tensor:
+            # As features on disk are, so that it does not matter whether they are kept.
+            return in_sixteen_bits(reference.encode(frames).cpu())
+
+        def seen() -> tuple[FrameFeatures, Tensor]:
+            return FrameCache(encode, candidates.frames), torch.from_numpy(candidates.times)
 
         return seen
 
@@ -58,7 +61,7 @@ def keeping_look(views: ViewStore) -> Look:
             return lambda: kept
         candidates = load_candidates(video, views.viewer.image_size, views.sampling)
 
-        def seen() -> tuple[Tensor, Tensor]:
+        def seen() -> tuple[FrameFeatures, Tensor]:
             views.write(candidates)
             return views.read(video)
 
@@ -71,7 +74,7 @@ def stored_look(store: FeatureStore) -> Look:
     """Takes what a store has, which it shares with a training run."""
 
     def look(video: str) -> Seen:
-        def seen() -> tuple[Tensor, Tensor]:
+        def seen() -> tuple[FrameFeatures, Tensor]:
             failures = store.build([video])
             if failures:
                 raise VideoError(failures[video])
@@ -113,7 +116,7 @@ def _prepared(videos: Iterable[str], look: Look) -> Iterator[tuple[str, Seen | V
             yield video, error
 
 
-def _enough(video: str, seen: Seen | VideoError, budget: int) -> tuple[Tensor, Tensor]:
+def _enough(video: str, seen: Seen | VideoError, budget: int) -> tuple[FrameFeatures, Tensor]:
     if isinstance(seen, VideoError):
         raise seen
     features, times = seen()
@@ -125,7 +128,7 @@ def _enough(video: str, seen: Seen | VideoError, budget: int) -> tuple[Tensor, T
 def _rows(
     examples: Sequence[Example],
     video: str,
-    features: Tensor,
+    features: FrameFeatures,
     times: Tensor,
     reference: ReferenceModel,
     config: FilterConfig,

@@ -54,13 +54,12 @@ class ViewStore:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.safetensors"
 
     def write(self, candidates: Candidates) -> None:
-        """Look at a video's candidate frames and keep what is seen: numbers in half precision, anything else as it is.
+        """Look at a video's candidate frames and keep what is seen, in sixteen bits.
 
         Raises:
             StoreError: if it cannot be written.
         """
-        seen = self.viewer.encode(candidates.frames).cpu()
-        seen = (seen.half() if seen.is_floating_point() else seen).contiguous()
+        seen = in_sixteen_bits(self.viewer.encode(candidates.frames).cpu()).contiguous()
         path = self.path(candidates.video)
         try:
             with replacing(path) as temporary:
@@ -120,6 +119,11 @@ def _look_at(video: str, stores: Sequence[ViewStore]) -> None:
         candidates = load_candidates(video, size, same[0].sampling)
         for store in same:
             store.write(candidates)
+
+
+def in_sixteen_bits(seen: Tensor) -> Tensor:
+    """Features as they are kept: float32 in half precision; what has sixteen bits or is no number, as it is."""
+    return seen.half() if seen.dtype in (torch.float32, torch.float64) else seen
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:
