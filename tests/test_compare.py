@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from refocus_video.cli.main import app
 from refocus_video.config import RunConfig, named_config
 from refocus_video.errors import ConfigError, DataError
-from refocus_video.evaluate.export import comma_separated, latex, markdown, tables
+from refocus_video.evaluate.export import clear, comma_separated, latex, markdown, tables
 from refocus_video.evaluate.filmstrip import answer_line
 from refocus_video.evaluate.looks import looks
 from refocus_video.evaluate.overview import Overview, survey, write_overview, write_tables
@@ -220,7 +220,9 @@ def lines_of(rows: Sequence[Row]) -> list[Row]:
 
 def test_the_best_selector_is_bold_and_a_control_never_is() -> None:
     rows = [
-        row(n, name, correct=n < right) for name, right in (("uniform", 3), ("aks", 6), ("oracle", 8)) for n in range(8)
+        row(n, name, correct=n < right)
+        for name, right in (("uniform", 6), ("aks", 12), ("oracle", 16))
+        for n in range(16)
     ]
     text = markdown(lines_of(rows))
     whole = text.split("\n\n")[1]
@@ -437,3 +439,11 @@ def test_the_command_writes_everything_and_says_where(tmp_path: Path) -> None:
     assert json.loads(CliRunner().invoke(app, [*call, "--json"]).stdout) == found
     refused = CliRunner().invoke(app, [*call, "--baseline", "bolt"])
     assert isinstance(refused.exception, DataError) and "runs hold uniform, aks" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("questions", "told"), [(14, False), (16, True)])
+def test_a_difference_over_few_videos_is_never_called_clear(questions: int, told: bool) -> None:
+    rows = [row(n, name, correct=name == "aks") for name in ("uniform", "aks") for n in range(questions)]
+    line = next(x for x in lines_of(rows) if x["selector"] == "aks" and x["question_type"] == "all")
+    assert line["accuracy_gain_low"] > 0
+    assert clear(line) is told

@@ -13,6 +13,9 @@ from typing import Any
 
 Row = dict[str, Any]
 
+FEWEST_VIDEOS = 8
+"""With fewer, the bootstrap over videos is too sure of itself."""
+
 CONTROLS = frozenset({"oracle", "query-blind", "wrong-question"})
 
 
@@ -55,9 +58,9 @@ def tables(lines: Sequence[Row]) -> list[Table]:
 
 
 def clear(line: Row) -> bool:
-    """Whether the interval of the difference to the baseline leaves out 0."""
+    """Whether the interval of the difference to the baseline leaves out 0, over enough videos for an interval to mean something."""
     low, high = line["accuracy_gain_low"], line["accuracy_gain_high"]
-    return low is not None and (low > 0 or high < 0)
+    return low is not None and line["videos"] >= FEWEST_VIDEOS and (low > 0 or high < 0)
 
 
 def markdown(lines: Sequence[Row]) -> str:

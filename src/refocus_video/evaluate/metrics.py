@@ -244,6 +244,7 @@ def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
     recall = [value for value, _ in known]
     line: Row = {
         "n": len(group),
+        "videos": len(set(videos)),
         "failed": sum(bool(row.get("error")) for row in group),
         "unparsable": sum(bool(row.get("unparsable")) for row in group),
     }
