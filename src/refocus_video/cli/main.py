@@ -26,6 +26,7 @@ from refocus_video.cli.options import (
 )
 from refocus_video.cli.probe import app as probe
 from refocus_video.cli.quality import quality
+from refocus_video.cli.reference import app as reference
 from refocus_video.cli.report import report
 from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, RefocusError
@@ -57,6 +58,7 @@ app.add_typer(probe, name="probe")
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
 app.add_typer(data, name="data")
+app.add_typer(reference, name="reference")
 
 INTERRUPTED = 130
 """Exit code of a command that was stopped by Ctrl-C."""

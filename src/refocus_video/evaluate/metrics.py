@@ -8,7 +8,7 @@ for a single video.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -60,6 +60,40 @@ def bootstrap_interval(
     weights = _draws(len(sums), resamples, seed)
     means = (weights @ sums) / (weights @ counts)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_sums(
+    columns: npt.ArrayLike,
+    clusters: Sequence[Hashable],
+    statistic: Callable[[FloatArray], FloatArray],
+    *,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of anything that is computed from sums over rows, such as a correlation.
+
+    Args:
+        columns: what is summed, (N, C).
+        clusters: the video of each row, (N,).
+        statistic: of sums (R, C), one for each draw: (R,).
+        seed: of the draws.
+        resamples: number of draws, R.
+        level: share of the draws inside the interval.
+
+    Returns:
+        Low and high end; both NaN if there are fewer than two clusters, or no draw has a value.
+    """
+    numbers = np.asarray(columns, dtype=np.float64)
+    sums = np.stack([_cluster_sums(column, clusters)[0] for column in numbers.T], axis=1)
+    if len(sums) < 2:
+        return math.nan, math.nan
+    values = statistic(_draws(len(sums), resamples, seed) @ sums)
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
