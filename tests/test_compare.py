@@ -228,7 +228,7 @@ def test_the_best_selector_is_bold_and_a_control_never_is() -> None:
     whole = text.split("\n\n")[1]
     assert "| uniform | 37.5 |" in whole and "| aks | **75.0**" in whole and "| oracle | 100.0\\* |" in whole
     assert text.startswith(
-        "### test · tiny · all questions · n = 8\n\n| frames picked by | 2 frames |\n| --- | ---: |\n"
+        "### test · tiny · all questions · n = 16\n\n| frames picked by | 2 frames |\n| --- | ---: |\n"
     )
 
 
