@@ -19,24 +19,27 @@ import numpy as np
 import pytest
 import torch
 
+from chat_server import completion, serving
 from refocus_video import filter_run
 from refocus_video.cli.console import progress
-from refocus_video.config import FilterConfig, RunConfig, SamplingConfig, named_config
+from refocus_video.config import EndpointConfig, FilterConfig, ReferenceConfig, RunConfig, SamplingConfig, named_config
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ConfigError, DataError, ReferenceModelError
 from refocus_video.filter_run import filter_questions
 from refocus_video.reference.base import ReferenceModel
+from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.train.features import FeatureStore, reference_viewer
 from refocus_video.train.filter import choose, margin_variance
 from refocus_video.train.filter_report import Counts, histogram
-from refocus_video.train.filtering import keeping_look, measure, passing_look, stored_look
+from refocus_video.train.filtering import keeping_look, measure, passing_look, reference_fingerprint, stored_look
 from refocus_video.train.measured import Parts
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.train.views import ViewStore
 from refocus_video.types import Example, Question
 from tiny_policy import tiny_config, tiny_policy
 
+REWARDS = ReferenceConfig()
 FILTER = FilterConfig(budget=4, threshold=0.0)
 SAMPLING = SamplingConfig(fps=2.0)
 OUTPUTS = ("kept.jsonl", "variances.jsonl", "filter.json")
@@ -166,20 +169,20 @@ def test_what_is_measured_does_not_depend_on_where_features_lie(
     )
     views = ViewStore(tmp_path / "kept", SAMPLING, reference_viewer(reference))
     looks = (passing_look(reference, SAMPLING), keeping_look(views), stored_look(store))
-    passed, kept, stored = (list(measure(file.videos, file, look, reference, FILTER)) for look in looks)
+    passed, kept, stored = (list(measure(file.videos, file, look, reference, FILTER, REWARDS)) for look in looks)
     assert passed == kept == stored
     (failed,) = [record for record in passed if "error" in record]
     assert failed["video"].endswith("gone.mp4")
     assert failed["error"] == f"no video file at {failed['video']}"
     assert len(list((tmp_path / "kept").iterdir())) == 4
     with patch("refocus_video.train.filtering.load_candidates", side_effect=AssertionError("looked again")):
-        read = list(measure([r["video"] for r in passed if "rows" in r], file, looks[1], reference, FILTER))
+        read = list(measure([r["video"] for r in passed if "rows" in r], file, looks[1], reference, FILTER, REWARDS))
     assert read == [record for record in passed if "rows" in record]
 
 
 def test_the_numbers_of_a_row_follow_from_its_margins(questions: Path, reference: ReferenceModel) -> None:
     file = QuestionFile(questions)
-    records = list(measure(file.videos, file, passing_look(reference, SAMPLING), reference, FILTER))
+    records = list(measure(file.videos, file, passing_look(reference, SAMPLING), reference, FILTER, REWARDS))
     rows = [row for record in records if "rows" in record for row in record["rows"]]
     assert [row["id"] for row in rows] == [e.id for r in records if "rows" in r for e in file.about(r["video"])]
     for row in rows:
@@ -189,6 +192,58 @@ def test_the_numbers_of_a_row_follow_from_its_margins(questions: Path, reference
         assert row["mean"] == pytest.approx(float(margins.mean()), abs=1e-6)
         assert row["accuracy"] == float((margins > 0).float().mean())
     assert len({row["variance"] for row in rows}) > 12
+
+
+def test_questions_without_options_vary_by_how_likely_their_answer_is(
+    questions: Path, reference: ReferenceModel, settings: RunConfig, tmp_path: Path
+) -> None:
+    closed = [example for example in read_examples(questions) if not example.id.startswith("gone")]
+    opened = [
+        Example(f"open-{e.id}", e.video, Question(e.question.text), 0, accepted=(e.question.options[e.answer],))
+        for e in closed
+    ]
+    write_examples(tmp_path / "q.jsonl", [*closed, *opened])
+    numbers = filter_questions(tmp_path / "q.jsonl", tmp_path / "both", settings, progress)
+    assert (numbers["measured"], numbers["unscored"]) == (48, {})
+    assert sum(numbers["letters_before"].values()) == 24
+    rows = {row["id"]: row for row in map(json.loads, (tmp_path / "both/variances.jsonl").read_text().splitlines())}
+    filter_questions(questions, tmp_path / "closed", settings, progress)
+    alone = {row["id"]: row for row in map(json.loads, (tmp_path / "closed/variances.jsonl").read_text().splitlines())}
+    assert all(rows[example.id] == alone[example.id] for example in closed)
+    assert all(0 < rows[example.id]["variance"] < 1 for example in opened)
+    kept = read_examples(tmp_path / "both/kept.jsonl")
+    assert {e.id for e in kept} == {name for name, row in rows.items() if row["variance"] > 0.004}
+
+
+def test_what_a_server_was_asked_is_told_and_not_kept(questions: Path, tmp_path: Path) -> None:
+    with serving(lambda body: completion([(letter, -1.0 - i) for i, letter in enumerate("ABCD")])) as server:
+        endpoint = f"{{url: '{server.url}', image_size: [16, 16], price_per_million_in: 1e4, cache: {tmp_path / 'c'}}}"
+        config = RunConfig.load(None, (f"reference.endpoint={endpoint}", "sampling.fps=2", "filter.budget=4"))
+        numbers = filter_questions(questions, tmp_path / "out", config, progress)
+        (used,) = numbers["usage"]
+        assert (used["url"], used["requests"]) == (server.url, 24 * 16)
+        assert used["prompt_tokens"] == 100 * len(server.bodies)
+        assert used["cost"] == pytest.approx(len(server.bodies))
+        assert "usage" not in json.loads((tmp_path / "out/filter.json").read_text())
+        again = filter_questions(questions, tmp_path / "out", config, progress)
+    assert again["usage"][0]["requests"] == 0
+
+
+def test_models_that_score_differently_have_different_names(reference: ReferenceModel) -> None:
+    model: Any = reference
+    twin = new_reference(TinyReferenceConfig(width=32, layers=2))
+    with torch.no_grad():  # the same eyes, another language model
+        twin.model.get_output_embeddings().weight += 1
+    assert reference_viewer(twin).key == reference_viewer(model).key
+    assert reference_fingerprint(twin) != reference_fingerprint(model)
+    assert reference_fingerprint(new_reference(TinyReferenceConfig(width=32, layers=2))) == reference_fingerprint(model)
+
+    def at(name: str, **about: Any) -> str:
+        return reference_fingerprint(EndpointReference(name, EndpointConfig(url="http://a/v1", **about)))
+
+    names = [at("m"), at("n"), at("m", jpeg_quality=50), at("m", image_size=(64, 64)), at("m", extra_body={"seed": 1})]
+    assert len(set(names)) == len(names)
+    assert at("m", timeout_s=1.0, concurrency=2, api_key_env="OTHER") == at("m")
 
 
 class Picky:
@@ -213,13 +268,13 @@ def test_a_question_that_cannot_be_scored_does_not_cost_the_others(haystack: Pat
     write_examples(tmp_path / "q.jsonl", examples)
     file = QuestionFile(tmp_path / "q.jsonl")
     picky = Picky("bad")
-    (record,) = measure(file.videos, file, passing_look(picky, SAMPLING), picky, FILTER)
+    (record,) = measure(file.videos, file, passing_look(picky, SAMPLING), picky, FILTER, REWARDS)
     good, bad, fine = record["rows"]
     assert bad == {"id": "bad", "error": "cannot score 'bad?'"}
     assert good["margins"] == fine["margins"]
     hopeless = Picky("?")  # refuses everything: a wrong key, say, not wrong questions
     with pytest.raises(ReferenceModelError, match="cannot score 'good"):
-        list(measure(file.videos, file, passing_look(hopeless, SAMPLING), hopeless, FILTER))
+        list(measure(file.videos, file, passing_look(hopeless, SAMPLING), hopeless, FILTER, REWARDS))
 
 
 # ------------------------------------------------------------------ interruptions

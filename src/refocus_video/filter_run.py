@@ -8,7 +8,7 @@ puts the results together at the end. Running the same command again, with any n
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from refocus_video.config import RunConfig
-from refocus_video.data.examples import dump_example, with_options
+from refocus_video.data.examples import dump_example
 from refocus_video.data.parquet import NUMBER, NUMBERS, PAIRS, TEXT, TEXTS, WHOLE, check_parquet, write_parquet
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ConfigError
@@ -30,7 +31,7 @@ from refocus_video.train.filter import choose
 from refocus_video.train.filter_report import Counts, draw_histogram, histogram
 from refocus_video.train.filtering import Look, keeping_look, measure, passing_look, reference_fingerprint, stored_look
 from refocus_video.train.measured import Parts, Record
-from refocus_video.train.setup import load_reference
+from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import ViewStore
 from refocus_video.types import Example
 
@@ -46,7 +47,7 @@ MEASURED_COLUMNS = {
     "margins": NUMBERS,
     "error": TEXT,
 }
-KEPT_COLUMNS = {"id": TEXT, "video": TEXT, "question": TEXT, "options": TEXTS, "answer": WHOLE, "evidence": PAIRS,
+KEPT_COLUMNS = {"id": TEXT, "video": TEXT, "question": TEXT, "options": TEXTS, "answer": WHOLE, "answers": TEXTS, "evidence": PAIRS,
                 "question_type": TEXT, "metadata": TEXT}  # fmt: skip
 
 
@@ -62,11 +63,11 @@ def filter_questions(
 ) -> dict[str, Any]:
     """Measure the reward variance of every question and keep those above τ, or the largest N.
 
-    Writes ``kept.jsonl`` and ``variances.jsonl`` in the order of the questions, ``filter.json`` (the numbers returned),
-    ``histogram.png``, ``manifest.json`` and ``config.json``.
+    Writes ``kept.jsonl`` and ``variances.jsonl`` in the order of the questions, ``filter.json`` (the numbers returned, without
+    ``usage``: what servers were asked this time), ``histogram.png``, ``manifest.json`` and ``config.json``.
 
     Args:
-        questions: JSONL file of questions with options.
+        questions: JSONL file of questions, with options or without.
         output: the folder; holds the measurements as well.
         config: its ``sampling``, ``reference`` and ``filter``.
         progress: shows how far this process is.
@@ -75,12 +76,12 @@ def filter_questions(
         parquet: write ``kept.parquet`` and ``variances.parquet`` too.
 
     Raises:
-        DataError: if a question is malformed or open-ended, or no video can be used.
+        DataError: if a question is malformed, or no video can be used.
         ConfigError: if the folder holds measurements of something else.
     """
     if parquet:
         check_parquet()
-    asked = QuestionFile(questions, lambda examples: with_options(examples, "the reward-variance filter"))
+    asked = QuestionFile(questions)
     accelerator = new_accelerator(output, config.compute.device, patience=PATIENCE)
     reference = store.reference if store else load_reference(config.reference, str(accelerator.device))
     measured = {
@@ -103,7 +104,16 @@ def filter_questions(
         _finish(asked, parts, output, config, manifest, parquet)
     accelerator.wait_for_everyone()
     numbers: dict[str, Any] = json.loads((output / "filter.json").read_text(encoding="utf-8"))
-    return numbers
+    return numbers | {"usage": _added_up(gather_object(usage_of(reference)))}
+
+
+def _added_up(usage: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What several processes asked of servers, one row an endpoint."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in usage:
+        sums = rows.setdefault((row["model"], row["url"]), dict.fromkeys(row, 0))
+        sums |= {name: row[name] if isinstance(row[name], str) else sums[name] + row[name] for name in row}
+    return list(rows.values())
 
 
 def check_measured(output: Path, measured: dict[str, Any]) -> None:
@@ -148,7 +158,7 @@ def _measure_share(
     missing = [video for video in asked.videos if video not in places or places[video].error is not None]
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     with progress("reward variance", len(mine)) as advance, parts.appending(accelerator.process_index) as add:
-        for record in measure(mine, asked, look, reference, config.filter):
+        for record in measure(mine, asked, look, reference, config.filter, config.reference):
             known = places.get(record["video"])
             if known is None or known.error != record.get("error"):
                 add(record)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
+from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config
 
 
@@ -60,14 +60,16 @@ def _print(numbers: dict[str, Any]) -> None:
         + [["all", str(numbers["asked"]), str(numbers["kept"])]],
     )
     before, after = numbers["letters_before"], numbers["letters_after"]
-    print_table(
-        "Letter of the right option",
-        ["", *before],
-        [
-            ["measured", *(str(count) for count in before.values())],
-            ["kept", *(str(after.get(letter, 0)) for letter in before)],
-        ],
-    )
+    if before:
+        print_table(
+            "Letter of the right option",
+            ["", *before],
+            [
+                ["measured", *(str(count) for count in before.values())],
+                ["kept", *(str(after.get(letter, 0)) for letter in before)],
+            ],
+        )
     warn_failures(numbers["failures"])
     for name, reason in numbers["unscored"].items():
         notes.print(f"not scored: {name}: {reason}", markup=False, soft_wrap=True)
+    show_usage(numbers["usage"])

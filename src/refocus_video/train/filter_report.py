@@ -27,23 +27,26 @@ class Counts:
     """The answer's letter, of the measured questions."""
     letters_after: Counter[str] = field(default_factory=Counter)
     """The same of those kept."""
+    measured: int = 0
+    """Questions with options and without."""
 
     def add(self, example: Example, measured: bool, kept: bool) -> None:
         """Count a question."""
-        letter = chr(ord("A") + example.answer)
         self.asked[example.question_type] += 1
-        self.letters_before[letter] += measured
-        if kept:
-            self.kept[example.question_type] += 1
-            self.letters_after[letter] += 1
+        self.measured += measured
+        self.kept[example.question_type] += kept
+        if example.question.options:
+            letter = chr(ord("A") + example.answer)
+            self.letters_before[letter] += measured
+            self.letters_after[letter] += kept
 
     def to_json(self) -> dict[str, Any]:
         """Totals first."""
         return {
             "asked": self.asked.total(),
-            "measured": self.letters_before.total(),
+            "measured": self.measured,
             "kept": self.kept.total(),
-            "kept_by_type": dict(self.kept),
+            "kept_by_type": {kind: count for kind, count in self.kept.items() if count},
             "asked_by_type": dict(self.asked),
             "letters_before": _shown(self.letters_before),
             "letters_after": _shown(self.letters_after),

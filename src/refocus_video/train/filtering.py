@@ -4,18 +4,20 @@ A video is decoded while the one before it is scored, and what the reference mod
 keeps it (:data:`Look`). So memory and disk do not grow with the number of videos.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from refocus_video.config import FilterConfig, SamplingConfig
+from refocus_video.config import FilterConfig, ReferenceConfig, SamplingConfig
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ReferenceModelError, VideoError
-from refocus_video.reference.base import FrameFeatures, ReferenceModel, ScoreRequest
+from refocus_video.reference.base import FrameFeatures, ReferenceModel
+from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.reference.ensemble import EnsembleReference
 from refocus_video.reference.frames import FrameCache
-from refocus_video.reference.margin import margin_reward
+from refocus_video.scoring import Judgement, Trial, judge_apart
 from refocus_video.selectors.base import question_rng
 from refocus_video.train.features import FeatureStore, reference_viewer
 from refocus_video.train.filter import margin_variance, probe_subsets, smallest_pool
@@ -86,11 +88,17 @@ def stored_look(store: FeatureStore) -> Look:
 
 
 def measure(
-    videos: Iterable[str], questions: QuestionFile, look: Look, reference: ReferenceModel, config: FilterConfig
+    videos: Iterable[str],
+    questions: QuestionFile,
+    look: Look,
+    reference: ReferenceModel,
+    config: FilterConfig,
+    rewards: ReferenceConfig,
 ) -> Iterator[Record]:
     """One record a video, in their order: its questions with their margins, or why it cannot be used.
 
-    Margins are those of the paper's reward, in [−1, 1]; τ refers to their variance.
+    Margins are those of the paper's reward, in [−1, 1]; τ refers to their variance. A question without options has those of the
+    reward ``likelihood``: against the control frames that ``rewards`` names.
 
     Raises:
         ReferenceModelError: if the very first questions cannot be scored, none of them: then it is not they that are wrong.
@@ -103,7 +111,7 @@ def measure(
             except VideoError as error:
                 yield {"video": video, "error": str(error)}
                 continue
-            rows = _rows(questions.about(video), video, features, times, reference, config, strict=not scored)
+            rows = _rows(questions.about(video), video, features, times, reference, config, rewards, strict=not scored)
             scored = True
             yield {"video": video, "rows": rows}
 
@@ -132,36 +140,28 @@ def _rows(
     times: Tensor,
     reference: ReferenceModel,
     config: FilterConfig,
+    rewards: ReferenceConfig,
     strict: bool,
 ) -> list[Record]:
-    def request(example: Example) -> ScoreRequest:
+    def trial(example: Example) -> Trial:
         rng = question_rng(config.seed, video, example.question, config.budget)
-        subsets = torch.from_numpy(probe_subsets(len(times), config.budget, rng))
-        return ScoreRequest(features, times, example.question, subsets)
+        return Trial(features, times, example, torch.from_numpy(probe_subsets(len(times), config.budget, rng)))
 
-    try:
-        scores: list[Tensor | ReferenceModelError] = [*reference.score([request(example) for example in examples])]
-    except ReferenceModelError:
-        # One of them cannot be scored; the others shall not suffer for it.
-        scores = [_alone(reference, request(example)) for example in examples]
-        errors = [found for found in scores if isinstance(found, ReferenceModelError)]
-        if strict and len(errors) == len(examples):
-            raise errors[0] from None
-    return [_row(example, found) for example, found in zip(examples, scores, strict=True)]
+    # Margins alone are looked at, whatever the reward; letters that turn between probes would pass for a difference in frames.
+    rotation = "average" if rewards.rotation == "average" else "none"
+    plain = rewards.model_copy(update={"reward": "margin", "open_reward": "likelihood", "rotation": rotation})
+    found = judge_apart(reference, [[trial(example)] for example in examples], plain)
+    errors = [judged for judged in found if isinstance(judged, ReferenceModelError)]
+    if strict and len(errors) == len(examples):
+        raise errors[0] from None
+    return [_row(example, judged) for example, judged in zip(examples, found, strict=True)]
 
 
-def _alone(reference: ReferenceModel, request: ScoreRequest) -> Tensor | ReferenceModelError:
-    try:
-        return reference.score([request])[0]
-    except ReferenceModelError as error:
-        return error
-
-
-def _row(example: Example, scores: Tensor | ReferenceModelError) -> Record:
+def _row(example: Example, judged: Sequence[Judgement] | ReferenceModelError) -> Record:
     """What is written of a question: the numbers follow from the margins as written."""
-    if isinstance(scores, ReferenceModelError):
-        return {"id": example.id, "error": str(scores)}
-    margins = [round(float(margin), DIGITS) for margin in margin_reward(scores, example.answer)]
+    if isinstance(judged, ReferenceModelError):
+        return {"id": example.id, "error": str(judged)}
+    margins = [round(margin, DIGITS) for margin in torch.tanh(judged[0].margins / 2).tolist()]
     return {
         "id": example.id,
         "variance": round(margin_variance(torch.tensor(margins)), DIGITS),
@@ -172,9 +172,14 @@ def _row(example: Example, scores: Tensor | ReferenceModelError) -> Record:
 
 
 def reference_fingerprint(reference: ReferenceModel) -> str:
-    """A short name for a reference model's weights, or for what it sees where the weights are elsewhere."""
+    """A short name for what a reference model's scores depend on: its weights; at a server, which model it is asked for, and how.
+
+    Not for what it sees of frames alone, which is named by that (``reference_viewer``) and shared by models with one encoder.
+    """
     if isinstance(reference, EnsembleReference):
         return " ".join(map(reference_fingerprint, reference.members))
+    if isinstance(reference, EndpointReference):
+        return hashlib.sha256(reference.identity.encode()).hexdigest()[:16]
     model = getattr(reference, "model", None)
     if isinstance(model, torch.nn.Module):
         return weights_digest(dict(model.state_dict()))

@@ -6,6 +6,7 @@ the likeliest tokens that the server lists (METHOD §4). Requests run side by si
 Dimensions: F candidate frames · G subsets of a question · O options.
 """
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, fields
@@ -88,6 +89,12 @@ class EndpointReference:
     def image_size(self) -> tuple[int, int]:
         """Height and width of the frames that are sent, in pixels."""
         return self.config.image_size
+
+    @property
+    def identity(self) -> str:
+        """All that its scores depend on, as far as this side knows: server, model, pictures and further fields, as JSON."""
+        names = {"url", "image_size", "image_format", "jpeg_quality", "frames_as", "top_logprobs", "extra_body"}
+        return json.dumps({"model": self.model, **self.config.model_dump(mode="json", include=names)}, sort_keys=True)
 
     @property
     def usage(self) -> dict[str, Any]:
