@@ -317,7 +317,6 @@ class LoopConfig(Settings):
     decay_from: float = Field(default=0.6, ge=0, lt=1)
     """Share of training after which the learning rate falls linearly to 5 %."""
     save_steps: int = Field(default=100, ge=1)
-    logging_steps: int = Field(default=10, ge=1)
 
 
 class TrainConfig(LoopConfig):

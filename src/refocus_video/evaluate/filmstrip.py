@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from refocus_video.evaluate.figure import css_colour
 from refocus_video.evaluate.metrics import Table, is_correct
-from refocus_video.evaluate.plots import css_colour, style_of
+from refocus_video.evaluate.plots import style_of
 from refocus_video.types import ByteArray, Span
 from refocus_video.video.reader import VideoReader
 from refocus_video.video.sheet import clock

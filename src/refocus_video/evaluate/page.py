@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from refocus_video.evaluate.plots import Style, css_colour, style_of
+from refocus_video.evaluate.figure import css_colour
+from refocus_video.evaluate.plots import Style, style_of
 
 _DASHES = {"-": "none", "--": "5 3", "-.": "6 2.5 1.5 2.5", ":": "1.5 2.5"}
 

@@ -1,32 +1,20 @@
-"""Curves of training and evaluation as inline SVG, for a page that is light or dark.
+"""Curves of training and evaluation, and how each selector is drawn.
 
-The text and rules of a plot take the colours of the page around it (``currentColor`` and the CSS variables
-``--muted``, ``--rule``, and ``--blue``, which a dark page needs lighter). Lines keep one colour per selector
-everywhere: the palette of Okabe and Ito, which stays distinct for colour-blind readers, with a marker and a dash of
-its own for each as well.
+Lines keep one colour per selector everywhere: the palette of Okabe and Ito, which stays distinct for colour-blind readers,
+with a marker and a dash of its own for each as well.
 """
 
-import io
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from refocus_video.evaluate.figure import BLUE, INK, LEGEND, MUTED, dress, new_figure, percent_axis, to_svg
 from refocus_video.types import FloatArray
 
 Row = Mapping[str, Any]
 
-_INK, _MUTED, _RULE = "#010203", "#020304", "#030405"  # stand-ins, replaced by CSS colours in the finished SVG
-_BLUE = "#0072B2"
-_THEMED = {
-    _INK: "currentColor",
-    _MUTED: "var(--muted, #777)",
-    _RULE: "var(--rule, #8884)",
-    _BLUE: "var(--blue, #0072B2)",
-}
-_WIDTH = 1060  # of a figure in CSS pixels; one matplotlib point is one pixel
 _MOST_RAW = 400  # single steps drawn per line; more would only add bytes
 
 
@@ -43,7 +31,7 @@ class Style:
 
 
 STYLES: dict[str, Style] = {
-    "policy": Style("policy", "the trained policy, most probable frames", _BLUE),
+    "policy": Style("policy", "the trained policy, most probable frames", BLUE),
     "policy-sampled": Style("policy, sampled", "the trained policy, frames drawn at random from it", "#56B4E9", "D"),
     "uniform": Style("uniform", "evenly spaced frames, whatever is asked", "#8A8A8A", "s"),
     "random": Style("random", "frames drawn at random", "#C9A227", "v", ":"),
@@ -58,7 +46,7 @@ _OTHERS = (
     ("#A23B3B", "h", "-."), ("#1F7A8C", "*", "-"), ("#D46AB0", "H", "--"), ("#7D8F00", "8", "-"),
 )  # fmt: skip
 """For selectors without a style of their own: colour, marker and dash, no two alike."""
-_TYPES = (_BLUE, "#D55E00", "#009E73", "#CC79A7")
+_TYPES = (BLUE, "#D55E00", "#009E73", "#CC79A7")
 
 
 def style_of(selector: str, others: Sequence[str] = ()) -> Style:
@@ -68,11 +56,6 @@ def style_of(selector: str, others: Sequence[str] = ()) -> Style:
     unknown = [name for name in dict.fromkeys(others) if name not in STYLES]
     place = unknown.index(selector) if selector in unknown else 0
     return Style(selector, "", *_OTHERS[place % len(_OTHERS)])
-
-
-def css_colour(colour: str) -> str:
-    """The colour as CSS takes it: one of the page's own where it has one."""
-    return _THEMED.get(colour, colour)
 
 
 def running_mean(values: FloatArray, window: int) -> FloatArray:
@@ -108,24 +91,24 @@ def training_curves(history: Sequence[Row], entropy_target: Sequence[float] | No
         return ""
     window = max(5, len(history) // 25) | 1
     stride = -(-len(history) // _MOST_RAW)
-    figure = _figure(235 * -(-len(panels) // 3) + 20)
+    figure = new_figure(235 * -(-len(panels) // 3) + 20)
     columns = min(3, len(panels))
     for number, (title, names) in enumerate(panels, 1):
         axes = figure.add_subplot(-(-len(panels) // columns), columns, number)
-        _dress(axes, title)
+        dress(axes, title)
         for place, name in enumerate(names):
             colour = _TYPES[place % len(_TYPES)]
             _raw_and_mean(axes, history, name, colour, window, stride)
         if names == ["entropy"] and entropy_target is not None:
-            axes.plot([r["step"] for r in history], entropy_target, "--", color=_INK, linewidth=1.2, label="target")
-            axes.legend(**_LEGEND)
+            axes.plot([r["step"] for r in history], entropy_target, "--", color=INK, linewidth=1.2, label="target")
+            axes.legend(**LEGEND)
         if len(names) > 1:
-            axes.legend(**_LEGEND)
+            axes.legend(**LEGEND)
         if not names[0].startswith(("entropy", "reward")):
-            _percent(axes)
+            percent_axis(axes)
     every = "single steps" if stride == 1 else f"one step in {stride}"
-    figure.supxlabel(f"training step     (faint: {every}; line: mean over {window} steps)", fontsize=12, color=_MUTED)
-    return _svg(figure, "training")
+    figure.supxlabel(f"training step     (faint: {every}; line: mean over {window} steps)", fontsize=12, color=MUTED)
+    return to_svg(figure, "training")
 
 
 def _raw_and_mean(axes: Any, history: Sequence[Row], name: str, colour: str, window: int, stride: int) -> None:
@@ -252,16 +235,16 @@ def curves(
     if not panels:
         return ""
     rows = -(-len(panels) // columns)
-    figure = _figure(height * rows + 40)
+    figure = new_figure(height * rows + 40)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey="row" if shared else "none").ravel()
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for panel, axes in zip(panels, grid, strict=False):
-        _dress(axes, panel.title)
+        dress(axes, panel.title)
         for line in panel.lines:
             _line(axes, line)
         if panel.level is not None:
-            axes.axhline(panel.level, color=_MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
+            axes.axhline(panel.level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label="guessing")
         if ticks:
             axes.set_xscale("log", base=2)
             axes.set_xticks(list(ticks), [str(tick) for tick in ticks])
@@ -270,12 +253,12 @@ def curves(
         if limits is not None:
             axes.set_ylim(*limits)
     for axes in grid[: len(panels)]:
-        _percent(axes)
+        percent_axis(axes)
     if legend:
         handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8), **_LEGEND)
-    figure.supxlabel(along, fontsize=12, color=_MUTED)
-    return _svg(figure, name)
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 8), **LEGEND)
+    figure.supxlabel(along, fontsize=12, color=MUTED)
+    return to_svg(figure, name)
 
 
 def _line(axes: Any, line: Line) -> None:
@@ -287,63 +270,3 @@ def _line(axes: Any, line: Line) -> None:
         axes.vlines(line.x, line.low or line.y, line.high or line.y, linewidth=1.5, **look)
     elif line.low:
         axes.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.13, linewidth=0)
-
-
-_LEGEND: dict[str, Any] = {
-    "frameon": False,
-    "fontsize": 12,
-    "labelcolor": _INK,
-    "handlelength": 1.8,
-    "columnspacing": 1.4,
-}
-
-
-def _figure(height: int) -> Any:
-    # The object interface: pyplot keeps every figure in a global list.
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(h_pad=7 / 72, w_pad=7 / 72)
-    return Figure(figsize=(_WIDTH / 72, height / 72), layout=layout)
-
-
-def _dress(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=13, color=_INK, fontweight="bold")
-    axes.tick_params(labelsize=11, colors=_MUTED, length=0)
-    axes.grid(True, color=_RULE, linewidth=0.8)
-    axes.set_facecolor("none")
-    axes.margins(x=0.03)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(_RULE)
-
-
-def _percent(axes: Any) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.03))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
-
-
-def _svg(figure: Any, name: str) -> str:
-    """The figure as one element that scales with the page, with numbers rounded to a tenth of a pixel."""
-    import matplotlib
-
-    # Real text, not outlines; and ids that are the same in every run.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as buffer:
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")  # not needed inside a page
-    text = re.sub(r'<g id="[^"]*"(/?)>', r"<g\1>", text)  # names of groups would repeat on a page with two plots
-    size = r'width="[\d.]+pt" height="[\d.]+pt"'
-    text = re.sub(size, f'class="plot" role="img" aria-label="curves: {name}"', text, count=1)
-    text = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}", text)
-    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
-    text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
-    for colour in _THEMED:
-        text = text.replace(colour.lower(), css_colour(colour))
-    return re.sub(r"\s*\n\s*", "\n", text).strip()

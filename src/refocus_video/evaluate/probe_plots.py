@@ -1,4 +1,4 @@
-"""Figures of the needle test and of the probes as SVG, in the house's style (``plots.py``). Pure: rows in, text out.
+"""Figures of the needle test and of the probes as SVG, in the house's style (``figure.py``). Pure: rows in, text out.
 
 Every function takes the ``rows`` of its file: ``needle.json``, ``suppression.json``, ``prefix_noise.json``, ``influence.json``.
 """
@@ -6,7 +6,7 @@ Every function takes the ``rows`` of its file: ``needle.json``, ``suppression.js
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from refocus_video.evaluate import plots
+from refocus_video.evaluate.figure import BLUE, INK, LEGEND, MUTED, RULE, dress, new_figure, percent_axis, to_svg
 from refocus_video.evaluate.plots import Row, style_of
 
 _ARMS = {
@@ -33,19 +33,19 @@ def heat_map(rows: Sequence[Row], value: str = "recall") -> str:
     selectors, budgets = _distinct(known, "selector"), sorted(_distinct(known, "budget"))
     lengths, depths = sorted(_distinct(known, "length")), sorted(_distinct(known, "depth"))
     height = len(budgets) * (70 + 26 * len(depths)) + 50
-    figure = plots._figure(height)
+    figure = new_figure(height)
     grid = figure.subplots(len(budgets), len(selectors), squeeze=False)
     for budget, panels in zip(budgets, grid, strict=True):
         for selector, axes in zip(selectors, panels, strict=True):
             cells = {
                 (r["length"], r["depth"]): r[value] for r in known if (r["selector"], r["budget"]) == (selector, budget)
             }
-            plots._dress(axes, f"{style_of(selector, selectors).label}, {budget} frame{'s' * (budget > 1)}")
+            dress(axes, f"{style_of(selector, selectors).label}, {budget} frame{'s' * (budget > 1)}")
             _cells(axes, cells, lengths, depths)
     what = "share of the needle's frames picked" if value == "recall" else "share of right answers"
-    figure.supxlabel(f"candidate frames     (numbers: {what})", fontsize=12, color=plots._MUTED)
-    figure.supylabel("depth of the needle", fontsize=12, color=plots._MUTED)
-    return plots._svg(figure, f"needle-{value}")
+    figure.supxlabel(f"candidate frames     (numbers: {what})", fontsize=12, color=MUTED)
+    figure.supylabel("depth of the needle", fontsize=12, color=MUTED)
+    return to_svg(figure, f"needle-{value}")
 
 
 def _cells(
@@ -82,9 +82,9 @@ def _arms(rows: Sequence[Row], along: str, label: str, name: str) -> str:
     if not rows:
         return ""
     known = [value for value in ("accuracy", "recall") if any(row.get(value) is not None for row in rows)]
-    figure = plots._figure(330)
+    figure = new_figure(330)
     for axes, value in zip(figure.subplots(1, len(known), squeeze=False)[0], known, strict=True):
-        plots._dress(axes, "Accuracy" if value == "accuracy" else "Evidence recall")
+        dress(axes, "Accuracy" if value == "accuracy" else "Evidence recall")
         for arm in _distinct(rows, "arm"):
             points = [row for row in rows if row["arm"] == arm and row[value] is not None]
             text, colour, marker, dash = _ARMS.get(arm, (arm, "#009E73", "d", ":"))
@@ -95,11 +95,11 @@ def _arms(rows: Sequence[Row], along: str, label: str, name: str) -> str:
             axes.fill_between(x, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.set_xticks(sorted(_distinct(rows, along)))
         axes.set_ylim(-0.02, 1.03)
-        plots._percent(axes)
+        percent_axis(axes)
         handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **plots._LEGEND)
-    figure.supxlabel(label, fontsize=12, color=plots._MUTED)
-    return plots._svg(figure, name)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **LEGEND)
+    figure.supxlabel(label, fontsize=12, color=MUTED)
+    return to_svg(figure, name)
 
 
 def influence_bars(rows: Sequence[Row]) -> str:
@@ -107,22 +107,22 @@ def influence_bars(rows: Sequence[Row]) -> str:
     ranked = [row for row in rows if row["group"] == "all" and row["rank"] and row["influence"] is not None]
     if not ranked:
         return ""
-    figure = plots._figure(300)
+    figure = new_figure(300)
     left, right = figure.subplots(1, 2)
-    plots._dress(left, "Margin lost without the frame")
+    dress(left, "Margin lost without the frame")
     ranks, values = [row["rank"] for row in ranked], [row["influence"] for row in ranked]
     low, high = _ends(ranked, "influence")
-    left.bar(ranks, values, width=0.62, color=plots._BLUE, zorder=2)
-    left.vlines(ranks, low, high, color=plots._INK, linewidth=1.4, zorder=3)
-    left.axhline(0, color=plots._RULE, linewidth=1)
-    plots._dress(right, "Answers that turn wrong without it")
+    left.bar(ranks, values, width=0.62, color=BLUE, zorder=2)
+    left.vlines(ranks, low, high, color=INK, linewidth=1.4, zorder=3)
+    left.axhline(0, color=RULE, linewidth=1)
+    dress(right, "Answers that turn wrong without it")
     right.bar(ranks, [row["flipped"] for row in ranked], width=0.62, color="#D55E00", zorder=2)
     right.set_ylim(0, max(0.1, *(row["flipped"] * 1.1 for row in ranked)))
-    plots._percent(right)
+    percent_axis(right)
     for axes in (left, right):
         axes.set_xticks(ranks)
-    figure.supxlabel("picked as number     (lines: 95 % interval)", fontsize=12, color=plots._MUTED)
-    return plots._svg(figure, "influence")
+    figure.supxlabel("picked as number     (lines: 95 % interval)", fontsize=12, color=MUTED)
+    return to_svg(figure, "influence")
 
 
 FIGURES: Mapping[str, Callable[[Sequence[Row]], str]] = {

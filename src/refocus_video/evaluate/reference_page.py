@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refocus_video.evaluate import plots
+from refocus_video.evaluate.figure import BLUE, INK, LEGEND, MUTED, dress, new_figure, to_svg
 from refocus_video.evaluate.filmstrip import short_name
 from refocus_video.evaluate.metrics import ALL
 from refocus_video.evaluate.page import details, fill, settings_details, table
@@ -59,51 +59,51 @@ def draw(results: Row) -> str:
     measured = find(results["calibration"], question_type=ALL)
     if measured is None:
         return ""
-    figure = plots._figure(340)
+    figure = new_figure(340)
     left, middle, right = figure.subplots(1, 3)
-    plots._dress(left, "Calibration")
-    left.plot([0, 1], [0, 1], "--", color=plots._MUTED, linewidth=1)
+    dress(left, "Calibration")
+    left.plot([0, 1], [0, 1], "--", color=MUTED, linewidth=1)
     bins = measured["bins"]
     sizes = [20 + 200 * row["n"] / measured["n"] for row in bins]
     x, y = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
-    left.plot(x, y, "-", color=plots._BLUE, linewidth=1.6)
-    left.scatter(x, y, s=sizes, color=plots._BLUE, zorder=3)
+    left.plot(x, y, "-", color=BLUE, linewidth=1.6)
+    left.scatter(x, y, s=sizes, color=BLUE, zorder=3)
     left.set(xlim=(0, 1.03), ylim=(-0.02, 1.03), xlabel="confidence", ylabel="right answers")
     _kinds(middle, [line for line in results["evidence"] if line["question_type"] == ALL])
-    plots._dress(right, "Letters picked")
+    dress(right, "Letters picked")
     _letters(right, [line for line in results["letters"] if line["question_type"] == ALL])
-    return plots._svg(figure, "calibration")
+    return to_svg(figure, "calibration")
 
 
 def _kinds(axes: Any, lines: Sequence[Row]) -> None:
-    plots._dress(axes, "By what is shown")
+    dress(axes, "By what is shown")
     places = np.arange(len(lines))
     for shift, name, colour, label in (
-        (-0.2, "correct", plots._BLUE, "right answers"),
+        (-0.2, "correct", BLUE, "right answers"),
         (0.2, "confidence", "#8A8A8A", "confidence"),
     ):
         axes.bar(places + shift, [line[name] for line in lines], width=0.38, color=colour, label=label)
-    axes.axhline(lines[0]["chance"], color=plots._MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
+    axes.axhline(lines[0]["chance"], color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
     axes.set_xticks(places, [line["kind"] for line in lines])
     axes.set_ylim(0, 1.2)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    axes.legend(**(plots._LEGEND | {"fontsize": 10, "ncols": 2}), loc="upper left")
+    axes.legend(**(LEGEND | {"fontsize": 10, "ncols": 2}), loc="upper left")
 
 
 def _letters(axes: Any, lines: Sequence[Row]) -> None:
     if not lines:
-        axes.text(0.5, 0.5, "options have no letters", ha="center", transform=axes.transAxes, color=plots._MUTED)
+        axes.text(0.5, 0.5, "options have no letters", ha="center", transform=axes.transAxes, color=MUTED)
         return
     letters = list(lines[0]["expected"])
     places = np.arange(len(letters))
-    for shift, line, colour in zip((-0.2, 0.2), lines, ("#8A8A8A", plots._BLUE), strict=False):
+    for shift, line, colour in zip((-0.2, 0.2), lines, ("#8A8A8A", BLUE), strict=False):
         axes.bar(places + shift, [line["picked"][letter] for letter in letters], width=0.38, color=colour,
                  label="no frames" if line["kind"] == "none" else line["kind"])  # fmt: skip
     fair = list(lines[0]["expected"].values())
-    axes.hlines(fair, places - 0.42, places + 0.42, color=plots._INK, linestyle=(0, (2, 2)), linewidth=1.2)
+    axes.hlines(fair, places - 0.42, places + 0.42, color=INK, linestyle=(0, (2, 2)), linewidth=1.2)
     axes.set_xticks(places, letters)
     axes.set_ylim(0, 1.25 * max(*fair, *(share for line in lines for share in line["picked"].values())))
-    axes.legend(**(plots._LEGEND | {"fontsize": 10, "ncols": 2}), loc="upper left")
+    axes.legend(**(LEGEND | {"fontsize": 10, "ncols": 2}), loc="upper left")
 
 
 def _sentence(text: str) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from refocus_video.evaluate.figure import css_colour
 from refocus_video.evaluate.metrics import ALL, Table, accuracy_gain
-from refocus_video.evaluate.plots import css_colour, style_of
+from refocus_video.evaluate.plots import style_of
 
 Row = dict[str, Any]
 
