@@ -154,9 +154,9 @@ class VideoReader:
         if len(wanted) == 0:
             return
         done, reason = 0, ""
-        passes = (_decode_all,) if self._table.starts is None else (_decode_jumping, _decode_from_start)
-        for decode in passes:
-            strict = decode is _decode_jumping
+        jumping = (_decode_jumping, _decode_skipping, _decode_from_start)
+        for decode in (_decode_all,) if self._table.starts is None else jumping:
+            strict = decode in (_decode_jumping, _decode_skipping)
             with open_stream(self._path, self._threads, strict) as (container, stream):
                 try:
                     for frame in decode(container, stream, self._table, wanted[done:]):
@@ -256,6 +256,20 @@ def _decode_jumping(
     container: InputContainer, stream: VideoStream, table: FrameTable, wanted: IntArray
 ) -> Iterator[av.VideoFrame]:
     """Decode only what the wanted frames need, and match by time."""
-    assert table.starts is not None and table.packets is not None
-    frames = needed_frames(container, stream, table.packets[wanted], table.starts[wanted])
+    assert table.starts is not None
+    return _decode_needed(container, stream, table, wanted, table.starts[wanted])
+
+
+def _decode_skipping(
+    container: InputContainer, stream: VideoStream, table: FrameTable, wanted: IntArray
+) -> Iterator[av.VideoFrame]:
+    """The same without jumps: not every keyframe is one that a decoder can begin at without complaint."""
+    return _decode_needed(container, stream, table, wanted, np.zeros_like(wanted))
+
+
+def _decode_needed(
+    container: InputContainer, stream: VideoStream, table: FrameTable, wanted: IntArray, starts: IntArray
+) -> Iterator[av.VideoFrame]:
+    assert table.packets is not None
+    frames = needed_frames(container, stream, table.packets[wanted], starts)
     return _match(((frame, not frame.is_corrupt) for frame in frames), table.pts[wanted])

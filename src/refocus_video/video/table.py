@@ -86,7 +86,8 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Packet
             found.shown.append(not packet.is_discard)
             found.duration.append(packet.duration or 0)
             damaged += packet.is_corrupt
-            hidden = hidden or hides_picture(codec, memoryview(packet))
+            # Where the coding changes midway, a decoder that passed over the change could not go on.
+            hidden = hidden or hides_picture(codec, memoryview(packet)) or packet.has_sidedata("new_extradata")
     except av.FFmpegError as error:
         raise VideoError(
             f"{path}: reading stops after {len(found.pts)} packets ({first_line(error)}); {REPAIR}"
