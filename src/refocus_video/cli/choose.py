@@ -6,26 +6,30 @@ from typing import Annotated
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, Questions, load_config
-from refocus_video.errors import DataError
+from refocus_video.cli.options import (
+    AsJson,
+    Budgets,
+    ConfigName,
+    Controls,
+    Device,
+    Overrides,
+    Policy,
+    Questions,
+    Selectors,
+    load_config,
+    numbers,
+    selector_specs,
+)
 
 
 def choose(
     questions: Questions,
-    selector: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME,KEY=VALUE",
-            help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
-            "policy, most probable and sampled, if left out.",
-        ),
-    ] = None,
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
-    budgets: Annotated[str, typer.Option(help="Budgets, comma-separated.")] = "8,32",
+    selector: Selectors = None,
+    policy: Policy = "haystack-tiny",
+    budgets: Budgets = "8,32",
     output: Annotated[Path, typer.Option(help="Selection file to write.")] = Path("selections.jsonl"),
-    controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Oracle, query-blind and wrong-question picks as well.")
-    ] = False,
+    controls: Controls = False,
+    device: Device = None,
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -35,19 +39,14 @@ def choose(
     `refocus eval` shows the selection file to models, `refocus quality` measures it. Running the same command again goes on
     where it stopped.
     """
-    try:
-        numbers_of_frames = tuple(int(part) for part in budgets.split(","))
-    except ValueError:
-        raise DataError(f"--budgets takes whole numbers separated by commas, found {budgets!r}") from None
+    numbers_of_frames = numbers(budgets, "--budgets")
     from refocus_video.choose_run import choose_frames
-    from refocus_video.evaluation import POLICY, Spec, default_selectors
+    from refocus_video.evaluation import default_selectors
 
-    found = load_config(config, overrides)
-    named = [Spec.parse(text) for text in selector or ()]
-    specs = [Spec(s.name, {POLICY: policy} | s.settings) if s.name == POLICY else s for s in named]
-    numbers = choose_frames(
+    found = load_config(config, overrides, device)
+    counts = choose_frames(
         questions,
-        specs or default_selectors(policy, found.train.seed),
+        selector_specs(selector or (), policy) or default_selectors(policy, found.train.seed),
         numbers_of_frames,
         output,
         found,
@@ -55,11 +54,11 @@ def choose(
         controls=controls,
     )
     if as_json:
-        print_json(numbers)
+        print_json(counts)
         return
     print_table(
-        f"{numbers['output']}: {numbers['questions']} questions about {numbers['videos']} videos",
+        f"{counts['output']}: {counts['questions']} questions about {counts['videos']} videos",
         ["frames picked by", "choices", "without frames"],
-        [[name, str(count), str(numbers["without_frames"].get(name, 0))] for name, count in numbers["rows"].items()],
+        [[name, str(count), str(counts["without_frames"].get(name, 0))] for name, count in counts["rows"].items()],
     )
-    warn_failures(numbers["failures"])
+    warn_failures(counts["failures"])

@@ -8,6 +8,7 @@ import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
 from refocus_video.cli.import_selections import import_selections
+from refocus_video.cli.options import AsJson
 from refocus_video.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def convert(
         typer.Option(help="Folder below which the videos lie, nested as they like.", show_default=False),
     ],
     output: Annotated[Path, typer.Option(help="Question file to write.")] = Path("questions.jsonl"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the questions of a public data set as JSONL, as filter, train and eval read it.
 

@@ -6,7 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config, model_config, numbers
+from refocus_video.cli.options import (
+    AsJson,
+    Budgets,
+    ConfigName,
+    Controls,
+    Device,
+    Overrides,
+    Policy,
+    Selectors,
+    load_config,
+    model_config,
+    numbers,
+    selector_specs,
+)
 
 
 def eval_(
@@ -14,15 +27,8 @@ def eval_(
         list[Path],
         typer.Argument(metavar="QUESTIONS", help="JSONL files of questions, one object a line.", show_default=False),
     ],
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
-    selector: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME,KEY=VALUE",
-            help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
-            "policy, most probable and sampled, if left out.",
-        ),
-    ] = None,
+    policy: Policy = "haystack-tiny",
+    selector: Selectors = None,
     selections: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Frames picked before: a selection file. Repeatable.")
     ] = None,
@@ -35,10 +41,8 @@ def eval_(
     output: Annotated[
         Path, typer.Option(help="Folder for selections.jsonl, rows.jsonl, results.json and report.html.")
     ] = Path("runs/eval"),
-    budgets: Annotated[str, typer.Option(help="Budgets, comma-separated.")] = "1,2,4,8",
-    controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Oracle, query-blind and wrong-question picks as well.")
-    ] = True,
+    budgets: Budgets = "1,2,4,8",
+    controls: Controls = True,
     in_words: Annotated[
         bool, typer.Option("--in-words", help="Options are answered by a written letter, not by the likeliest one.")
     ] = False,
@@ -60,14 +64,12 @@ def eval_(
     Running the same command again goes on where it stopped. `refocus selectors` lists the names.
     """
     numbers_of_frames = numbers(budgets, "--budgets")
-    from refocus_video.evaluation import POLICY, Comparison, Spec, default_selectors, run_comparison
+    from refocus_video.evaluation import Comparison, default_selectors, run_comparison
 
     found = load_config(config, overrides, device)
-    specs = [Spec.parse(text) for text in selector or ()]
-    specs = [
-        Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs
-    ] or list(() if selections else default_selectors(policy, found.train.seed))
-
+    specs = selector_specs(selector or (), policy) or (
+        () if selections else default_selectors(policy, found.train.seed)
+    )
     comparison = Comparison(
         selectors=tuple(specs),
         models=tuple(model_config(found, text) for text in model or ()) or (found.reference,),

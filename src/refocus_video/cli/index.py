@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from refocus_video.cli.console import MAIN_PROCESS, notes, print_json, print_table
-from refocus_video.cli.options import AsJson, Device
+from refocus_video.cli.options import AsJson, ByContent, CandidateRate, Device, MaxCandidates, Policy
 from refocus_video.errors import DataError, RefocusError
 
 if TYPE_CHECKING:
@@ -51,16 +51,14 @@ app = typer.Typer(
 @app.command("build", short_help="Index videos; the word build may be left out.")
 def build(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO…", help="Video files.", show_default=False)],
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
-    fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
-    max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")] = 512,
+    policy: Policy = "haystack-tiny",
+    fps: CandidateRate = 4.0,
+    max_candidates: MaxCandidates = 512,
     dtype: Annotated[
         StoredAs | None,
         typer.Option(help="How to store numbers; float32, or as an index is stored already, if left out."),
     ] = None,
-    by_content: Annotated[
-        bool, typer.Option("--by-content", help="Know videos by their bytes instead of path, size and time of change.")
-    ] = False,
+    by_content: ByContent = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:

@@ -5,21 +5,29 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from refocus_video.cli.choose import choose
 from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.filter import filter_
+from refocus_video.cli.haystack import app as haystack
 from refocus_video.cli.index import app as index
 from refocus_video.cli.init import init
 from refocus_video.cli.needle import needle
 from refocus_video.cli.options import (
+    AnswerOptions,
     AsJson,
+    ByContent,
+    CandidateRate,
     ConfigName,
     Device,
     Features,
+    Frames,
+    MaxCandidates,
     Overrides,
+    Policy,
     Questions,
     hide_loading_bars,
     load_config,
@@ -31,34 +39,43 @@ from refocus_video.cli.report import report
 from refocus_video.cli.warm_start import warm_start
 from refocus_video.errors import CheckpointError, RefocusError
 
+
+class _InOrder(TyperGroup):
+    """Commands and groups of commands in the order of :data:`ORDER`; left alone, typer puts all groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
+ORDER = (
+    "select", "index", "demo", "data", "filter", "init", "warm-start", "train", "choose", "eval", "report", "quality",
+    "needle", "probe", "reference", "selectors", "haystack", "env", "verify-checkpoint",
+)  # fmt: skip
+"""How ``refocus --help`` lists them: to try, to train, to measure, and what helps along."""
+
 app = typer.Typer(
     name="refocus",
+    cls=_InOrder,
     help="Choose the few frames of a video from which a large multimodal model answers a question best.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-haystack = typer.Typer(
-    help="Generated videos in which the moment that matters depends on the question.",
-    short_help="Make test videos with hidden moments, and a model for them.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(haystack, name="haystack")
 app.add_typer(index, name="index")
-app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
-app.command("report", short_help="Put evaluations side by side.")(report)
-app.command("selectors", short_help="List the ways of picking frames.")(selectors)
-app.command("choose", short_help="Pick frames for a file of questions.")(choose)
-app.command("quality", short_help="Measure picked frames against evidence.")(quality)
-app.command("filter", short_help="Keep the questions for which the choice of frames matters.")(filter_)
-app.command("needle", short_help="Hide something in a film and see who finds it.")(needle)
+app.add_typer(data, name="data")
 app.add_typer(probe, name="probe")
+app.add_typer(reference, name="reference")
+app.add_typer(haystack, name="haystack")
+app.command("filter", short_help="Keep questions for which the choice of frames matters.")(filter_)
 app.command("init", short_help="Make a fresh policy from pretrained parts.")(init)
 app.command("warm-start", short_help="Teach a policy an image–text model's picks.")(warm_start)
-app.add_typer(data, name="data")
-app.add_typer(reference, name="reference")
+app.command("choose", short_help="Pick frames for a file of questions.")(choose)
+app.command("eval", short_help="Compare the policy with other ways of picking.")(eval_)
+app.command("report", short_help="Put evaluations side by side.")(report)
+app.command("quality", short_help="Measure picked frames against evidence.")(quality)
+app.command("needle", short_help="Hide something in a film and see who finds it.")(needle)
+app.command("selectors", short_help="List the ways of picking frames.")(selectors)
 
 INTERRUPTED = 130
 """Exit code of a command that was stopped by Ctrl-C."""
@@ -110,9 +127,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def select(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video file.", show_default=False)],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="What you want to know.", show_default=False)],
-    frames: Annotated[int, typer.Option("--frames", "-k", help="How many frames to pick.")] = 8,
-    option: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="An answer option; repeat for each.")] = None,
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
+    frames: Frames = 8,
+    option: AnswerOptions = None,
+    policy: Policy = "haystack-tiny",
     temperature: Annotated[float | None, typer.Option(help="Sample at this temperature; greedy if left out.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     strategy: Annotated[
@@ -129,14 +146,12 @@ def select(
         list[int] | None,
         typer.Option(metavar="POSITION", help="A candidate (0 is the first) to pick first; repeat for each."),
     ] = None,
-    fps: Annotated[float, typer.Option(help="Candidate frames a second.")] = 4.0,
-    max_candidates: Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")] = 512,
+    fps: CandidateRate = 4.0,
+    max_candidates: MaxCandidates = 512,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Neither read nor write a stored index of the video.")
     ] = False,
-    by_content: Annotated[
-        bool, typer.Option("--by-content", help="Know the video by its bytes instead of path, size and time of change.")
-    ] = False,
+    by_content: ByContent = False,
     device: Device = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
@@ -176,72 +191,6 @@ def select(
     )
 
 
-@haystack.command("generate", short_help="Write videos with hidden cards, and questions about them.")
-def haystack_generate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)],
-    train: Annotated[int, typer.Option(min=1, help="Training videos.")] = 2000,
-    validation: Annotated[int, typer.Option(min=1, help="Validation videos.")] = 100,
-    test: Annotated[int, typer.Option(min=1, help="Test videos.")] = 150,
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other videos.")] = 0,
-    backgrounds: Annotated[
-        Path | None, typer.Option(help="Folder of real videos to draw the cards over; procedural if left out.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write H.264 videos with cards hidden in them, and questions about them (six for each video)."""
-    from refocus_video.data.haystack.generate import generate
-
-    sizes = {"train": train, "validation": validation, "test": test}
-    extra: dict[str, Any] = {}
-    if backgrounds is not None:
-        from refocus_video.cli.backdrop import RealBackdrop
-
-        extra["backdrop"] = RealBackdrop.from_folder(backgrounds)
-    with progress("writing videos", sum(sizes.values())) as advance:
-        paths = generate(folder, sizes, seed=seed, progress=advance, **extra)
-    report = {split: {"videos": sizes[split], "examples": str(path)} for split, path in paths.items()}
-    if as_json:
-        print_json(report)
-    else:
-        print_table(
-            f"Haystack in {folder}",
-            ["split", "videos", "questions in"],
-            [[split, str(row["videos"]), str(row["examples"])] for split, row in report.items()],
-        )
-
-
-@haystack.command("train-reference", short_help="Train the tiny reference LMM on haystack videos.")
-def haystack_train_reference(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="A folder made by `refocus haystack generate`.", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/reference"),
-    config: ConfigName = None,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train the tiny reference LMM (LLaVA-OneVision, about 0.6 M parameters) on haystack videos."""
-    from refocus_video.train.tiny_reference import TinyReferenceConfig
-    from refocus_video.train.tiny_reference_run import run
-
-    scores = run(
-        folder, output, TinyReferenceConfig.load(Path(config) if config else None, tuple(overrides or ())), progress
-    )
-    if as_json:
-        print_json(scores)
-    else:
-        print_table(
-            f"Tiny reference model in {output}",
-            ["question", "answer by", "frames shown", "evidence", "n", "accuracy", "p(answer)"],
-            [
-                [row["kind"], row["answer_mode"], str(row["frames"]), row["evidence"], str(row["n"]),
-                 f"{row['accuracy']:.2f}", f"{row['probability']:.2f}"]
-                for row in scores["rows"]
-            ],
-        )  # fmt: skip
-
-
 @app.command(short_help="Train a policy by reinforcement learning.")
 def train(
     questions: Questions,
@@ -268,7 +217,7 @@ def train(
         show_usage(numbers["usage"])
 
 
-@app.command(short_help="The whole job on a laptop, to a report.")
+@app.command(short_help="Do the whole job on a laptop, down to a report.")
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of videos, policy and training.")] = 0,

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
-from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, load_config, model_config, numbers
+from refocus_video.cli.options import (
+    AnswerOptions,
+    AsJson,
+    Budgets,
+    ConfigName,
+    Device,
+    Overrides,
+    Policy,
+    load_config,
+    model_config,
+    numbers,
+    selector_specs,
+)
 from refocus_video.errors import DataError
 
 
@@ -22,7 +34,7 @@ def needle(
         ),
     ] = None,
     question: Annotated[str | None, typer.Option(metavar="TEXT", help="What is asked about the needle.")] = None,
-    option: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="An answer option; repeat for each.")] = None,
+    option: AnswerOptions = None,
     answer: Annotated[int | None, typer.Option(help="Position of the right option, from 0.")] = None,
     selector: Annotated[
         list[str] | None,
@@ -31,7 +43,7 @@ def needle(
             help="Who picks, as in `refocus eval`; repeatable. uniform and the policy if left out.",
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")] = "haystack-tiny",
+    policy: Policy = "haystack-tiny",
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME,KEY=VALUE", help="Who answers from the picked frames; nobody if left out."),
@@ -41,7 +53,7 @@ def needle(
     ),
     lengths: Annotated[str, typer.Option(help="Numbers of candidate frames, comma-separated.")] = "64,128,256,512,1024",
     depths: Annotated[str, typer.Option(help="Where the needle lies, in percent of the film.")] = "0,25,50,75,100",
-    budgets: Annotated[str, typer.Option(help="Numbers of frames picked.")] = "1,4,8",
+    budgets: Budgets = "1,4,8",
     frames: Annotated[int, typer.Option(min=1, help="Candidates that show the needle.")] = 1,
     lures: Annotated[int, typer.Option(help="Other needles that are hidden as well, anywhere.")] = 0,
     spread: Annotated[
@@ -67,7 +79,7 @@ def needle(
     from refocus_video.evaluate.answer import Answering
     from refocus_video.evaluate.needle import Hiding, cells, run_needle
     from refocus_video.evaluate.needles import card_needles, check_answer, read_needles
-    from refocus_video.evaluation import POLICY, Spec, load_selectors, model_name
+    from refocus_video.evaluation import POLICY, load_selectors, model_name
     from refocus_video.train.setup import load_reference
     from refocus_video.types import Question
 
@@ -77,8 +89,7 @@ def needle(
     if asked is not None:
         check_answer(asked, answer, "--answer")
     needles = card_needles(cards, frames, seed) if needle is None else read_needles(needle, asked, answer, frames)
-    specs = [Spec.parse(text) for text in selector or ("uniform", POLICY)]
-    specs = [Spec(s.name, {POLICY: policy} | s.settings) if s.name == POLICY else s for s in specs]
+    specs = selector_specs(selector or ("uniform", POLICY), policy)
     who = None if model is None else model_config(found, model)
     where = resolve(found.compute.device)
     selectors, digests = load_selectors(specs, where)

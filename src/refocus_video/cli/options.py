@@ -1,11 +1,15 @@
 """Options that several commands share, and the settings they lead to."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from refocus_video.errors import DataError
+
+if TYPE_CHECKING:
+    from refocus_video.evaluation import Spec
 
 Overrides = Annotated[
     list[str] | None,
@@ -31,6 +35,29 @@ Features = Annotated[
 Questions = Annotated[
     Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
 ]
+Policy = Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")]
+Frames = Annotated[int, typer.Option("--frames", "-k", help="How many frames to pick.")]
+Budgets = Annotated[str, typer.Option(help="How many frames to pick, comma-separated.")]
+Selectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--selector",
+        metavar="NAME,KEY=VALUE",
+        help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
+        "policy, most probable and sampled, if left out.",
+    ),
+]
+Controls = Annotated[
+    bool, typer.Option("--controls/--no-controls", help="Oracle, query-blind and wrong-question picks as well.")
+]
+AnswerOptions = Annotated[
+    list[str] | None, typer.Option("--option", metavar="TEXT", help="An answer option; repeat for each.")
+]
+CandidateRate = Annotated[float, typer.Option("--fps", help="Candidate frames a second.")]
+MaxCandidates = Annotated[int, typer.Option(help="At most this many candidate frames; 0 for no limit.")]
+ByContent = Annotated[
+    bool, typer.Option("--by-content", help="Know a video by its bytes instead of path, size and time of change.")
+]
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:
@@ -53,6 +80,14 @@ def model_config(config: Any, text: str, option: str = "--model") -> Any:
     spec = Spec.parse(text)
     values = config.reference.model_dump() | {"model": spec.name} | spec.settings
     return ReferenceConfig.parse(values, f"{option} {spec.name}")
+
+
+def selector_specs(texts: Iterable[str], policy: str) -> list["Spec"]:
+    """Selectors written ``NAME,KEY=VALUE``; the one called policy is ``policy`` where it names no other."""
+    from refocus_video.evaluation import POLICY, Spec
+
+    specs = map(Spec.parse, texts)
+    return [Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs]
 
 
 def hide_loading_bars() -> None:

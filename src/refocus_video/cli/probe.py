@@ -10,7 +10,9 @@ from refocus_video.cli.options import (
     AsJson,
     ConfigName,
     Device,
+    Frames,
     Overrides,
+    Policy,
     Questions,
     load_config,
     model_config,
@@ -23,14 +25,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Policy = Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")]
 Model = Annotated[
     str | None,
     typer.Option(metavar="NAME,KEY=VALUE", help="Who answers. The configuration's reference if left out."),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the JSON, the JSONL of rows and the figure.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
-Frames = Annotated[int, typer.Option("--frames", "-k", help="How many frames are picked.")]
 OUTPUT = Path("runs/probe")
 
 
