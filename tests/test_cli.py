@@ -38,7 +38,9 @@ TINY = (
 )  # fmt: skip
 
 
-BAR = re.compile(r"(looking at videos|reward variance|evaluating|writing videos|indexing) .*\d+/\d+ ")
+BAR = re.compile(
+    r"(looking at videos|reward variance|evaluating|writing videos|indexing|showing evidence|converting) .*\d+/(\d+|\?) "
+)
 
 
 @dataclass(frozen=True)

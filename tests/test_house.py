@@ -16,7 +16,7 @@ PACKAGE = Path(refocus_video.__file__).parent
 CONFIGS = sorted((PACKAGE / "configs").glob("*.yaml"))
 
 FLOORS = {
-    0: {"errors", "types", "config", "settings", "files", "assets", "configs", "registry", "version", "device"},
+    0: {"errors", "types", "config", "settings", "files", "assets", "configs", "registry", "version", "device", "hub"},
     1: {"video", "data", "policy", "reference"},
     2: {"selectors", "scoring"},
     3: {"train", "evaluate"},

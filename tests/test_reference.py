@@ -285,7 +285,7 @@ def test_a_saved_model_scores_as_before(reference: HuggingFaceReference, mode: A
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no reference model in .*nothing.*config\.json"):
+    with pytest.raises(CheckpointError, match=r"no reference model at .*nothing.*config\.json"):
         HuggingFaceReference.from_pretrained(tmp_path / "nothing")
     (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="cannot load the reference model") as caught:

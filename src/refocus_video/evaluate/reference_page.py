@@ -68,7 +68,9 @@ def draw(results: Row) -> str:
     x, y = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
     left.plot(x, y, "-", color=BLUE, linewidth=1.6)
     left.scatter(x, y, s=sizes, color=BLUE, zorder=3)
-    left.set(xlim=(0, 1.03), ylim=(-0.02, 1.03), xlabel="confidence", ylabel="right answers")
+    left.set(xlim=(0, 1.03), ylim=(-0.02, 1.03))
+    left.set_xlabel("confidence", fontsize=11, color=MUTED)
+    left.set_ylabel("right answers", fontsize=11, color=MUTED)
     _kinds(middle, [line for line in results["evidence"] if line["question_type"] == ALL])
     dress(right, "Letters picked")
     _letters(right, [line for line in results["letters"] if line["question_type"] == ALL])

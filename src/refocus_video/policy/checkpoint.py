@@ -16,16 +16,8 @@ from torch import Tensor
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.files import replacing, write_json
-from refocus_video.policy.files import (
-    CONFIG_FILE,
-    INDEX_FILE,
-    TEXT_FILES,
-    WEIGHTS_FILE,
-    folder_stamp,
-    local_folder,
-    read_json,
-    read_weights,
-)
+from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
+from refocus_video.policy.files import INDEX_FILE, WEIGHTS_FILE, folder_stamp, read_json, read_weights
 from refocus_video.policy.prompt import Tokenizer
 from refocus_video.policy.released import (
     RELEASED_TYPES,

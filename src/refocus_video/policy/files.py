@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder: found here or on the hub, read and written; which tensors they hold is decided elsewhere.
+"""Files of a checkpoint folder, read and written; which tensors they hold is decided elsewhere.
 
 Weights are one file or several with an index, as safetensors or as ``pytorch_model*.bin``, which is loaded weights-only:
 nothing that a file holds is ever run.
@@ -17,59 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from refocus_video.errors import CheckpointError
+from refocus_video.hub import CONFIG_FILE
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = f"{WEIGHTS_FILE}.index.json"
 TORCH_FILE = "pytorch_model.bin"
-TEXT_FILES = ("*.json", "*.txt", "*.model")
 NAMES_SHOWN = 4
 
 _SETTLED_S = 2.0
 """Clocks of file systems are coarse: a file that changed more recently might change again without a sign."""
-
-
-def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = ()) -> Path:
-    """A folder, or where the hub's copy of ``owner/name`` lies once it is downloaded.
-
-    Args:
-        name: a folder or a hub id.
-        wanted: what is looked for, named in errors.
-        patterns: files to download; when empty, the weights and all that is text.
-
-    Raises:
-        CheckpointError: when there is no such folder and the hub does not give one.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    text = str(name)
-    # A hub id is `owner/name`; anything else can only be meant as a folder.
-    if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise CheckpointError(f"no {wanted} at {name}; give a folder with a {CONFIG_FILE}, or a hub id owner/name")
-    found = _download(text, patterns or (*TEXT_FILES, "*.safetensors"), wanted)
-    if not patterns and not any(found.glob("*.safetensors")):
-        found = _download(text, (*TEXT_FILES, "pytorch_model*.bin"), wanted)
-    return found
-
-
-def _download(name: str, patterns: tuple[str, ...], wanted: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except LocalEntryNotFoundError:  # no network, or told to do without
-        raise CheckpointError(
-            f"no {wanted}: could not reach the Hugging Face Hub, and {name!r} is neither a folder here nor kept from an "
-            f"earlier download; give a local folder, or run `hf download {name}` where there is a network"
-        ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"no {wanted}: no folder {name!r} here, and the Hugging Face Hub did not give it either; give a local "
-            f"folder, or run `hf download {name}` where there is a network ({reason})"
-        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

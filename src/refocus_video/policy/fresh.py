@@ -12,7 +12,8 @@ from torch import Tensor
 
 from refocus_video.config import PolicyConfig
 from refocus_video.errors import CheckpointError
-from refocus_video.policy.files import CONFIG_FILE, load_weights, local_folder, read_json, read_weights
+from refocus_video.hub import CONFIG_FILE, local_folder
+from refocus_video.policy.files import load_weights, read_json, read_weights
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.prompt import Tokenizer
 from refocus_video.policy.released import SSM_SIZES, TABLE, check_options, our_name

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from refocus_video.config import HeadNorm, PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError
-from refocus_video.policy.files import CONFIG_FILE, read_json
+from refocus_video.hub import CONFIG_FILE
+from refocus_video.policy.files import read_json
 from refocus_video.policy.tower import runs, tower_folder, tower_weights
 
 RELEASED_TYPES = ("refocus", "llava_mamba", "mamba2")

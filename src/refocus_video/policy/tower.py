@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from refocus_video.errors import CheckpointError
-from refocus_video.policy.files import TEXT_FILES, load_weights, local_folder
+from refocus_video.hub import TEXT_FILES, local_folder
+from refocus_video.policy.files import load_weights
 from refocus_video.policy.vision import Vision
 
 ANCHOR = "embeddings.patch_embedding.weight"

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from refocus_video.errors import CheckpointError, ReferenceModelError
+from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
 from refocus_video.reference.families import FAMILIES
+
+WANTED = "reference model"
 
 
 def load(
@@ -18,7 +21,7 @@ def load(
     """A model and its tokenizer.
 
     Args:
-        source: a folder, or the id of a model of the hub.
+        source: a folder, or the id ``owner/name`` of a model of the hub.
         device: where the model goes, in torch's words.
         dtype: of the weights, such as ``bfloat16``; ``auto`` for that of the checkpoint.
         attention: implementation of attention in transformers' words (``sdpa``, ``flash_attention_2``, ...); None for its choice.
@@ -28,22 +31,24 @@ def load(
         CheckpointError: if there is nothing to load, in one line.
         ReferenceModelError: if it is not a video LMM of a supported family.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    folder = Path(source)
-    looks_local = folder.is_absolute() or str(source).startswith(".") or len(folder.parts) > 2
-    if looks_local and not (folder / "config.json").is_file():
-        raise CheckpointError(f"no reference model in {source}: expected a folder with config.json and weights")
+    # The settings first: what cannot be used is told before its weights are downloaded.
+    folder = local_folder(source, WANTED, TEXT_FILES, revision)
+    if not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"no {WANTED} in {source}: expected a folder with {CONFIG_FILE} and weights")
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(folder)
         _check_kind(source, config)
+        folder = local_folder(source, WANTED, revision=revision)
         model = AutoModelForImageTextToText.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation=attention, revision=revision
+            folder, config=config, dtype=dtype, attn_implementation=attention
         )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except ReferenceModelError:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (CheckpointError, ReferenceModelError):
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"cannot load the reference model {str(source)!r}: {reason}") from None
     return model.to(device), tokenizer

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from refocus_video.errors import CheckpointError, ConfigError
-from refocus_video.policy.files import CONFIG_FILE, TEXT_FILES, check_names, local_folder
+from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
+from refocus_video.policy.files import check_names
 from refocus_video.selectors.embeddings import EmbeddingStore, pictures_identity
 from refocus_video.selectors.scored import Features, Seen
 from refocus_video.types import ByteArray, Candidates, FloatArray, Question, Timeline

@@ -8,7 +8,7 @@ import torch
 from refocus_video.assets import locate
 from refocus_video.config import ModelConfig, PolicyConfig, ReferenceConfig, RunConfig
 from refocus_video.errors import CheckpointError
-from refocus_video.policy.files import TEXT_FILES, local_folder
+from refocus_video.hub import TEXT_FILES, local_folder
 from refocus_video.policy.fresh import fresh_policy, read_backbone
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.released import read_tower_config
