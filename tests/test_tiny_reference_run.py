@@ -23,7 +23,17 @@ def test_the_command_writes_a_model_that_loads_and_a_card_that_says_what_it_scor
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = ["--set", "seeing_steps=2", "--set", "letters_steps=2", "--set", "answering_steps=2"]
-    small = [*steps, "--set", "batch_size=8", "--set", "width=32", "--set", "layers=2"]
+    small = [
+        *steps,
+        "--set",
+        "batch_size=8",
+        "--set",
+        "width=32",
+        "--set",
+        "layers=2",
+        "--set",
+        "measured_questions=10",
+    ]
     command = [
         "refocus",
         "haystack",

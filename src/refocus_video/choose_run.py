@@ -16,7 +16,8 @@ from refocus_video.data.selections import check_same_pools
 from refocus_video.errors import ConfigError
 from refocus_video.evaluate.choose import Choosing, choose
 from refocus_video.evaluation import POLICY, Spec, load_selectors
-from refocus_video.pipeline import Progress, none_usable
+from refocus_video.pipeline import none_usable
+from refocus_video.types import Progress
 
 
 def choose_frames(

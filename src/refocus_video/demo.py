@@ -17,8 +17,9 @@ from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import generate
 from refocus_video.evaluation import Comparison, Story, default_selectors, run_comparison
 from refocus_video.filter_run import filter_questions
-from refocus_video.pipeline import Progress, build, feature_store, train_policy
+from refocus_video.pipeline import build, feature_store, train_policy
 from refocus_video.train.snapshot import read_history
+from refocus_video.types import Progress
 
 SIZES = {"train": 500, "test": 120}
 BUDGETS = (1, 2, 4, 8)

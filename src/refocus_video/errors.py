@@ -48,6 +48,14 @@ class ReferenceModelError(RefocusError):
     """A reference model cannot score what it was given."""
 
 
+def one_line(reason: object) -> str:
+    """What someone else's error says, as part of a line of ours: without line breaks, at most 300 characters of it.
+
+    An error of the operating system keeps its reason alone, without the number and the path.
+    """
+    return " ".join(str(getattr(reason, "strerror", None) or reason).split())[:300]
+
+
 OF_ONE_VIDEO = (VideoError, BudgetError, DataError)
 """What one video or question can cause: a run counts it and goes on. Anything else would hit the next one too, and ends the run,
 which can be gone on with once it is mended."""

@@ -32,7 +32,7 @@ from refocus_video.evaluate.runs import Runs, load_runs
 from refocus_video.evaluate.stages import FILE as STAGES
 from refocus_video.evaluate.stages import read_stages
 from refocus_video.files import write_json
-from refocus_video.pipeline import Progress, none_usable
+from refocus_video.pipeline import none_usable
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.reference.base import AnsweringModel, ReferenceModel
 from refocus_video.selectors.base import Selector
@@ -40,7 +40,7 @@ from refocus_video.selectors.known import Parts, make_selector
 from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import weights_digest
-from refocus_video.types import Example
+from refocus_video.types import Example, Progress
 
 Row = dict[str, Any]
 

@@ -24,7 +24,7 @@ from refocus_video.data.parquet import NUMBER, NUMBERS, PAIRS, TEXT, TEXTS, WHOL
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ConfigError
 from refocus_video.files import write_json, write_jsonl
-from refocus_video.pipeline import Progress, new_accelerator, none_usable
+from refocus_video.pipeline import new_accelerator, none_usable
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.features import FeatureStore, reference_viewer
 from refocus_video.train.filter import choose
@@ -33,7 +33,7 @@ from refocus_video.train.filtering import Look, keeping_look, measure, passing_l
 from refocus_video.train.measured import Parts, Record
 from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import ViewStore
-from refocus_video.types import Example
+from refocus_video.types import Example, Progress
 
 PATIENCE = timedelta(days=14)
 """How long a process that has finished its share waits for the others."""

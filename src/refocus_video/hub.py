@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from refocus_video.errors import CheckpointError
+from refocus_video.errors import CheckpointError, one_line
 
 CONFIG_FILE = "config.json"
 TEXT_FILES = ("*.json", "*.txt", "*.model")
@@ -45,8 +45,7 @@ def _download(name: str, patterns: tuple[str, ...], wanted: str, revision: str |
             f"earlier download; give a local folder, or run `hf download {name}` where there is a network"
         ) from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())
         raise CheckpointError(
             f"no {wanted}: no folder {name!r} here, and the Hugging Face Hub did not give it either; give a local "
-            f"folder, or run `hf download {name}` where there is a network ({reason})"
+            f"folder, or run `hf download {name}` where there is a network ({one_line(error)})"
         ) from error

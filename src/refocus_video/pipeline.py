@@ -6,7 +6,6 @@ not be used.
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,7 @@ from refocus_video.train.setup import load_reference, new_policy, usage_of, with
 from refocus_video.train.trainer import Trainer
 from refocus_video.train.views import ViewStore, look
 from refocus_video.train.warmstart import WarmStart, teacher_viewer
-from refocus_video.types import Example
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
-"""(title, total) -> a context whose value advances a progress bar by one."""
+from refocus_video.types import Example, Progress
 
 
 def train_policy(

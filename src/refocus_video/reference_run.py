@@ -16,11 +16,11 @@ from refocus_video.evaluate.reference_page import write_page
 from refocus_video.evaluate.reference_summary import summarise
 from refocus_video.evaluate.reference_verdict import verdict
 from refocus_video.files import write_json
-from refocus_video.pipeline import Progress, none_usable
+from refocus_video.pipeline import none_usable
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.filtering import reference_fingerprint
 from refocus_video.train.setup import load_reference, usage_of
-from refocus_video.types import Example
+from refocus_video.types import Example, Progress
 
 ROWS, SETTINGS, RESULTS, PAGE = "rows.jsonl", "settings.json", "check.json", "check.html"
 

@@ -7,7 +7,7 @@ from typing import Any, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, one_line
 
 
 class Settings(BaseModel):
@@ -39,7 +39,7 @@ class Settings(BaseModel):
             try:
                 values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+                raise ConfigError(f"{path}: not readable as YAML: {one_line(error)}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
         for override in overrides:
@@ -59,7 +59,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         values[leaf] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"override {override!r}: not readable as YAML: {one_line(error)}") from None
 
 
 SECRET = "holds_a_secret"

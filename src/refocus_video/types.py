@@ -4,6 +4,8 @@ Three numbers name a frame and are never mixed: its *position* 0..F-1 among the 
 source video, and its *time* in seconds (the presentation time stored in the file, not index / fps).
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 ByteArray = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+"""(title, total) -> a context whose value advances a progress bar by one."""
 
 
 @dataclass(frozen=True, slots=True)

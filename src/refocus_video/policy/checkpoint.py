@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refocus_video.config import PolicyConfig, VisionConfig
-from refocus_video.errors import CheckpointError
+from refocus_video.errors import CheckpointError, one_line
 from refocus_video.files import replacing, write_json
 from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
 from refocus_video.policy.files import INDEX_FILE, WEIGHTS_FILE, folder_stamp, read_json, read_weights
@@ -144,6 +144,5 @@ def _read_tokenizer(folder: Path, otherwise: str | None = None) -> Tokenizer:
     try:
         tokenizer: Tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # tokenizers raises bare Exceptions
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder / TOKENIZER_FILE} is not readable: {reason}") from None
+        raise CheckpointError(f"{folder / TOKENIZER_FILE} is not readable: {one_line(error)}") from None
     return tokenizer

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refocus_video.errors import CheckpointError
+from refocus_video.errors import CheckpointError, one_line
 from refocus_video.hub import CONFIG_FILE
 
 WEIGHTS_FILE = "model.safetensors"
@@ -76,20 +76,33 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
     return weights
 
 
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name, on the CPU.
+
+    Raises:
+        CheckpointError: when it is not a whole file of safetensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from None
+    return tensors
+
+
+def unreadable(path: Path, error: Exception) -> CheckpointError:
+    """What is said about a file that is not readable as safetensors."""
+    return CheckpointError(
+        f"{path} is not readable as safetensors ({one_line(error)}); it may be cut off: copy or download it again"
+    )
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        try:
-            tensors: dict[str, Tensor] = load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is not readable as safetensors ({error}); it may be cut off: copy or download it again"
-            ) from None
-        return tensors
+        return read_safetensors(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} is not readable as weights alone: {reason}") from None
+        raise CheckpointError(f"{path} is not readable as weights alone: {one_line(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(part, Tensor) for part in found.values()):
         raise CheckpointError(f"{path}: expected tensors by name; give the file of a whole model's weights")
     return found

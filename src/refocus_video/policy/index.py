@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from refocus_video.errors import StoreError
+from refocus_video.errors import StoreError, one_line
 from refocus_video.files import cache_folder, replacing, write_text
 from refocus_video.policy.mamba2 import LayerState, State
 from refocus_video.policy.policy import FramePolicy, VideoIndex
@@ -70,7 +70,7 @@ def save_index(
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=header)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"cannot write {path} ({_reason(error)}); free some space or choose another folder") from None
+        raise StoreError(f"cannot write {path} ({one_line(error)}); free some space or choose another folder") from None
 
 
 def load_index(path: Path, policy: FramePolicy) -> StoredIndex:
@@ -86,7 +86,7 @@ def load_index(path: Path, policy: FramePolicy) -> StoredIndex:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
             checksum = (file.metadata() or {}).get("checksum")
     except (OSError, SafetensorError) as error:
-        raise _unusable(path, _reason(error)) from None
+        raise _unusable(path, one_line(error)) from None
     if checksum != _checksum(tensors):
         raise _unusable(path, "its numbers do not match their checksum")
     expected = _tensors(policy.start_index())
@@ -118,7 +118,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise _unusable(path, _reason(error)) from None
+        raise _unusable(path, one_line(error)) from None
     if not isinstance(about, dict):
         raise _unusable(path, "its description is not a JSON object")
     return about
@@ -184,7 +184,3 @@ def _unusable(path: Path, reason: str) -> StoreError:
     return StoreError(
         f"{path} is not a usable video index: {reason}; remove it (rm '{path}') and index the video again"
     )
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from refocus_video.errors import CheckpointError
 from refocus_video.hub import TEXT_FILES, local_folder
-from refocus_video.policy.files import load_weights
+from refocus_video.policy.files import load_weights, unreadable
 from refocus_video.policy.vision import Vision
 
 ANCHOR = "embeddings.patch_embedding.weight"
@@ -58,7 +58,7 @@ def tower_weights(folder: Path) -> dict[str, Tensor]:
                     if "vision" in name or (prefixes and name.startswith(prefixes[0])):
                         weights[name] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
+            raise unreadable(path, error) from None
     anchors = [name for name in weights if name.endswith(ANCHOR)]
     if len(anchors) != 1:
         raise CheckpointError(f"{folder} holds {len(anchors)} SigLIP towers (…{ANCHOR}); expected one")

@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from refocus_video.config import VisionConfig
 from refocus_video.errors import CheckpointError
-from refocus_video.policy.files import read_weights
+from refocus_video.policy.files import read_safetensors, read_weights
 from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
 from refocus_video.policy.released import TOWER
 from refocus_video.types import Question
@@ -257,11 +255,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path.parent} holds no {path.name}; give a folder with a checkpoint and its reference numbers"
         )
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable as safetensors: {error}") from None
-    return tensors
+    return read_safetensors(path)
 
 
 def _named(tensors: dict[str, Tensor], name: str) -> Tensor:

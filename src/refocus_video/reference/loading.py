@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from refocus_video.errors import CheckpointError, ReferenceModelError
+from refocus_video.errors import CheckpointError, ReferenceModelError, one_line
 from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
 from refocus_video.reference.families import FAMILIES
 
@@ -49,8 +49,7 @@ def load(
     except (CheckpointError, ReferenceModelError):
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"cannot load the reference model {str(source)!r}: {reason}") from None
+        raise CheckpointError(f"cannot load the reference model {str(source)!r}: {one_line(error)}") from None
     return model.to(device), tokenizer
 
 

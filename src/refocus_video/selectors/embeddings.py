@@ -18,8 +18,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from refocus_video.errors import StoreError
-from refocus_video.files import replacing
+from refocus_video.errors import StoreError, one_line
+from refocus_video.files import cache_folder, replacing
 from refocus_video.selectors.scored import Features
 from refocus_video.types import ByteArray
 
@@ -30,8 +30,7 @@ DEFAULT_LIMIT = 2 * 1024**3
 
 def default_folder() -> Path:
     """``$REFOCUS_CACHE/embeddings``, else ``~/.cache/refocus-video/embeddings``."""
-    base = os.environ.get("REFOCUS_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "refocus-video") / "embeddings"
+    return cache_folder("embeddings")
 
 
 def pictures_identity(frames: ByteArray) -> dict[str, Any]:
@@ -64,7 +63,7 @@ class EmbeddingStore:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({error}); remove it (rm '{path}') and run again") from None
+            raise StoreError(f"{path} is damaged ({one_line(error)}); remove it (rm '{path}') and run again") from None
         if about != _header(key, features):
             raise StoreError(f"{path} is damaged or not what its name says; remove it (rm '{path}') and run again")
         with contextlib.suppress(OSError):  # a folder that may only be read
@@ -84,7 +83,7 @@ class EmbeddingStore:
                 save_file({"features": features}, temporary, metadata=_header(key, features))
         except (OSError, SafetensorError) as error:
             raise StoreError(
-                f"cannot keep embeddings in {self.folder} ({error}); name another folder in REFOCUS_CACHE"
+                f"cannot keep embeddings in {self.folder} ({one_line(error)}); name another folder in REFOCUS_CACHE"
             ) from None
         self._prune(path)
 

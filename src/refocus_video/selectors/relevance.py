@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refocus_video.errors import CheckpointError, ConfigError
+from refocus_video.errors import CheckpointError, ConfigError, one_line
 from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
 from refocus_video.policy.files import check_names
 from refocus_video.selectors.embeddings import EmbeddingStore, pictures_identity
@@ -111,8 +111,7 @@ class Relevance:
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"cannot load an image–text model from {name}: {reason}") from error
+            raise CheckpointError(f"cannot load an image–text model from {name}: {one_line(error)}") from error
         expected = model.state_dict().keys()
         check_names(f"{name}: the weights do not fit its {CONFIG_FILE}", expected - loading["missing_keys"], expected)
         rows = getattr(

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from refocus_video.errors import ConfigError, VideoError, check_budget
+from refocus_video.errors import ConfigError, VideoError, check_budget, one_line
 from refocus_video.selectors.base import Pick
 from refocus_video.selectors.ranking import apportioned, fitting
 from refocus_video.selectors.uniform import uniform_u2
@@ -60,7 +60,7 @@ def detected_cuts(video: str, threshold: float) -> list[float]:
     try:
         scenes = scenedetect.detect(video, scenedetect.ContentDetector(threshold), backend="pyav")
     except (OSError, RuntimeError, ValueError) as error:
-        raise VideoError(f"{video}: PySceneDetect cannot look for cuts ({' '.join(str(error).split())})") from None
+        raise VideoError(f"{video}: PySceneDetect cannot look for cuts ({one_line(error)})") from None
     return [float(start.seconds) for start, _ in scenes]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refocus_video.errors import ConfigError, DataError
+from refocus_video.errors import ConfigError, DataError, one_line
 from refocus_video.selectors.ranking import stretched
 from refocus_video.selectors.scored import OpenScorer, Scorer, Seen
 from refocus_video.types import Candidates, FloatArray, Question, Timeline
@@ -54,7 +54,7 @@ def read_subtitles(path: str | Path) -> list[Cue]:
     try:
         lines = pysubs2.load(str(path), encoding="utf-8-sig")
     except (pysubs2.Pysubs2Error, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{path} is not readable as subtitles in UTF-8: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} is not readable as subtitles in UTF-8: {one_line(error)}") from None
     cues = [Cue(line.start / 1000, line.end / 1000, line.plaintext.replace("\n", " ").strip()) for line in lines]
     return sorted((cue for cue in cues if cue.text and cue.end_s >= cue.start_s), key=lambda cue: cue.start_s)
 

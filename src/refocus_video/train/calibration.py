@@ -31,7 +31,7 @@ TWO_HOP_EVIDENCE = (
 
 
 def calibration(
-    reference: HuggingFaceReference, corpus: Corpus, features: Tensor, *, questions: int = 200, seed: int = 0
+    reference: HuggingFaceReference, corpus: Corpus, features: Tensor, *, questions: int, seed: int = 0
 ) -> list[dict[str, Any]]:
     """One row for each answer mode, kind of question, number of frames and sort of evidence."""
     rows = []

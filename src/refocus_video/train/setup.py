@@ -7,7 +7,7 @@ import torch
 
 from refocus_video.assets import locate
 from refocus_video.config import ModelConfig, PolicyConfig, ReferenceConfig, RunConfig
-from refocus_video.errors import CheckpointError
+from refocus_video.errors import CheckpointError, one_line
 from refocus_video.hub import TEXT_FILES, local_folder
 from refocus_video.policy.fresh import fresh_policy, read_backbone
 from refocus_video.policy.policy import FramePolicy
@@ -112,5 +112,4 @@ def load_tokenizer(source: str) -> Any:
             return PreTrainedTokenizerFast.from_pretrained(folder)
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # tokenizers raises bare Exceptions
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"cannot load the tokenizer {str(Path(source))!r}: {reason}") from None
+        raise CheckpointError(f"cannot load the tokenizer {str(Path(source))!r}: {one_line(error)}") from None

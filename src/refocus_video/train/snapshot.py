@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from refocus_video.errors import CheckpointError
+from refocus_video.errors import CheckpointError, one_line
 from refocus_video.policy.files import read_weights
 from refocus_video.policy.policy import FramePolicy
 
@@ -75,6 +75,6 @@ def load_snapshot(folder: Path, policy: FramePolicy, optimizer: torch.optim.Opti
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder} was saved by another policy: {' '.join(str(error).split())[:300]}") from None
+        raise CheckpointError(f"{folder} was saved by another policy: {one_line(error)}") from None
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return state

@@ -43,6 +43,8 @@ class TinyReferenceConfig(Settings):
     learning_rate: float = 2e-3
     width: int = 96
     layers: int = 4
+    measured_questions: int = 200
+    """Asked of each kind, with each number of frames and sort of evidence, for the model card."""
 
 
 @dataclass(frozen=True, slots=True)

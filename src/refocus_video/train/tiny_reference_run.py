@@ -1,8 +1,6 @@
 """``refocus haystack train-reference``: from a haystack folder to a model folder with its card."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from refocus_video.train.tiny_reference import (
     new_reference,
     train_reference,
 )
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+from refocus_video.types import Progress
 
 
 def run(folder: Path, output: Path, config: TinyReferenceConfig, progress: Progress) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def run(folder: Path, output: Path, config: TinyReferenceConfig, progress: Progr
         train_reference(reference, corpora["train"], config, lambda stage, loss: advance(note=f"{stage} {loss:.2f}"))
     cpu_seconds = round(time.process_time() - begun)
     held_out = corpora["validation"]
-    rows = calibration(reference, held_out, encode_corpus(reference, held_out))
+    rows = calibration(reference, held_out, encode_corpus(reference, held_out), questions=config.measured_questions)
     scores = {"rows": rows, "cpu_seconds": cpu_seconds, "config": config.model_dump(mode="json")}
     reference.model.save_pretrained(output)
     reference.tokenizer.save_pretrained(output)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import StoreError, VideoError
+from refocus_video.errors import StoreError, VideoError, one_line
 from refocus_video.files import replacing
 from refocus_video.types import ByteArray, Candidates
 from refocus_video.video.candidates import load_candidates
@@ -65,9 +65,9 @@ class ViewStore:
             with replacing(path) as temporary:
                 save_file({"seen": seen, "times": torch.from_numpy(candidates.times)}, temporary)
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())
             raise StoreError(
-                f"cannot keep features in {self.folder} ({reason}); free some space, or name another folder with --features"
+                f"cannot keep features in {self.folder} ({one_line(error)}); free some space, or name another folder "
+                "with --features"
             ) from None
 
     def read(self, video: str) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,7 @@ class ViewStore:
             kept = load_file(path)
             return kept["seen"], kept["times"]
         except (SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} is damaged ({error}); remove it (rm '{path}') and run again") from None
+            raise StoreError(f"{path} is damaged ({one_line(error)}); remove it (rm '{path}') and run again") from None
 
     def num_frames(self, video: str) -> int:
         """Candidate frames of a video that was looked at, without reading what was seen."""

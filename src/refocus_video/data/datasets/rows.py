@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refocus_video.errors import DataError
+from refocus_video.errors import DataError, one_line
 
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|$)")
 
@@ -174,7 +174,7 @@ def parquet_rows(path: Path, without: tuple[str, ...] = ()) -> Iterator[Row]:
                     number += 1
                     yield Row(f"{path}, row {number}", values)
     except ArrowException as error:
-        raise DataError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not readable as Parquet: {one_line(error)}") from None
 
 
 def as_row(value: Any, where: str) -> Row:

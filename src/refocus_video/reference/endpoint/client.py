@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from refocus_video.config import EndpointConfig
-from refocus_video.errors import ConfigError, ReferenceModelError
+from refocus_video.errors import ConfigError, ReferenceModelError, one_line
 from refocus_video.reference.endpoint.replies import MalformedReplyError, Reply
 
 LONGEST_WAIT_S = 600.0
@@ -59,7 +59,7 @@ class EndpointClient:
             except self._http.TimeoutException:
                 trouble = f"no reply within {self.config.timeout_s:g} s"
             except self._http.TransportError as error:
-                trouble = f"no connection ({_one_line(str(error)) or type(error).__name__})"
+                trouble = f"no connection ({one_line(error) or type(error).__name__})"
                 if not self._answered:
                     raise self._error(f"{trouble}; is the server running there?") from None
             else:
@@ -146,8 +146,4 @@ def _message(text: str) -> str:
         text = error["message"] if isinstance(error, dict) else str(error)
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
-    return _one_line(str(text)) or "no reason given"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return one_line(text) or "no reason given"
