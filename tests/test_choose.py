@@ -13,7 +13,7 @@ from refocus_video.cli.main import app
 from refocus_video.config import RunConfig
 from refocus_video.data.selections import read_selections
 from refocus_video.errors import ConfigError, DataError
-from refocus_video.evaluation import Spec
+from refocus_video.evaluation import Spec, named_selectors
 
 CONFIG = RunConfig()
 EVEN = (Spec("uniform"), Spec("random", {"seed": 3}))
@@ -82,3 +82,21 @@ def test_what_is_chosen_can_be_measured_and_the_oracle_finds_everything(haystack
     assert lines["uniform"]["scene_hit_rate"] < 1
     bad = CliRunner().invoke(app, ["choose", questions, "--budgets", "4,x"])
     assert isinstance(bad.exception, DataError)
+
+
+def test_all_stands_for_every_selector_that_its_parts_make(haystack: Path, tmp_path: Path) -> None:
+    questions, path = tmp_path / "q.jsonl", str(tmp_path / "s.jsonl")
+    first = json.loads((haystack / "validation.jsonl").open().readline())
+    questions.write_text(json.dumps(first | {"video": str(haystack / first["video"])}))
+    command = ["choose", str(questions), "--budgets", "1,40", "--output", path, "--json"]
+    result = CliRunner().invoke(app, [*command, "--selector", "all,relevance=haystack-tiny"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert {"uniform", "topk", "mdp3", "policy", "mixed(policy)", "covered(policy)", "gate(policy)"} <= set(rows)
+    assert set(rows.values()) == {2} and not json.loads(result.stdout)["without_frames"]
+    without = [*command[:-2], str(tmp_path / "t.jsonl"), "--json", "--selector", "all"]
+    result = CliRunner().invoke(app, without)
+    assert "left out: bolt needs relevance scores" in " ".join(result.stderr.split())
+    assert "policy" in json.loads(result.stdout)["rows"]
+    with pytest.raises(ConfigError, match="selector 'all' takes policy and relevance, found seed"):
+        named_selectors(["all,seed=3"], "haystack-tiny")

@@ -1,5 +1,7 @@
 """What every selector must do, whatever the scores: a budget is met exactly, nothing repeats, a seed gives the same frames."""
 
+import re
+import sys
 import time
 from itertools import pairwise
 from typing import Any
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 
 from refocus_video.errors import BudgetError, ConfigError
+from refocus_video.registry import Registry
 from refocus_video.selectors.base import Selector, to_selection
-from refocus_video.selectors.known import SELECTORS, Parts, SelectorConfig, make_selector
+from refocus_video.selectors.known import PACKAGES, SELECTORS, Parts, SelectorConfig, make_selector, makeable
 from refocus_video.selectors.mixed import covered
 from refocus_video.selectors.scenes import Scenes, scene_positions
 from refocus_video.selectors.scored import Scored, Seen
@@ -278,6 +281,31 @@ def test_a_selector_of_another_package_is_made_the_same_way() -> None:
         make_selector(path, jump=1)
     with pytest.raises(ConfigError, match="setting 'skip'"):
         make_selector(path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "inner"), [((), None), (("scorer",), "topk"), (("policy",), "policy"), (("scorer", "policy"), "policy")]
+)
+def test_every_selector_is_made_of_what_there_is_or_says_what_it_lacks(parts: tuple[str, ...], inner: str) -> None:
+    made, left_out = makeable(parts)
+    assert sorted([*(one.name for one in made), *left_out]) == sorted(SELECTORS.names)
+    assert {one.settings.get("selector") for one in made if one.name in ("mixed", "covered", "gate")} <= {inner}
+    given = Parts(**dict.fromkeys(parts, Given(seen(np.zeros(3)))))
+    for one in made:
+        if one.name != "policy" and inner != "policy":
+            make_selector(one.name, given, **one.settings)
+    for name in left_out.keys() - PACKAGES:
+        with pytest.raises(ConfigError, match=re.escape(left_out[name])):
+            make_selector(name, given)
+
+
+def test_selectors_of_others_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {"first": f"{__name__}:First", "gone": "no_such_package:Gone", "scenes": SELECTORS.paths["scenes"]}
+    monkeypatch.setattr("refocus_video.selectors.known.SELECTORS", Registry("selectors", paths))
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    made, left_out = makeable(())
+    assert not made and left_out["first"] == "needs the setting skip"
+    assert "cannot be imported" in left_out["gone"] and "refocus-video[scenes]" in left_out["scenes"]
 
 
 class First:

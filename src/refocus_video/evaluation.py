@@ -36,7 +36,7 @@ from refocus_video.pipeline import none_usable
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.reference.base import AnsweringModel, ReferenceModel
 from refocus_video.selectors.base import Selector
-from refocus_video.selectors.known import Parts, make_selector
+from refocus_video.selectors.known import Parts, make_selector, makeable
 from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import weights_digest
@@ -115,6 +115,8 @@ class Story:
 
 
 POLICY = "policy"
+ALL = "all"
+"""Stands for every selector that can be made of the parts beside it."""
 
 
 def default_selectors(policy: str, seed: int) -> tuple[Spec, ...]:
@@ -125,6 +127,31 @@ def default_selectors(policy: str, seed: int) -> tuple[Spec, ...]:
         Spec(POLICY, {"policy": policy}),
         Spec(POLICY, {"policy": policy, "name": "policy-sampled", "picking": {"temperature": 1.0, "seed": seed}}),
     )
+
+
+def named_selectors(texts: Sequence[str], policy: str) -> tuple[list[Spec], dict[str, str]]:
+    """What the written forms of selectors name, ``all`` spelled out; and why ``all`` leaves some out, by name.
+
+    Args:
+        texts: ``name,key=value,…`` of each.
+        policy: folder or hub id of the policy for those that want one and name none.
+
+    Raises:
+        ConfigError: if a text is not of that form, or gives ``all`` a setting that is no part.
+    """
+    specs: list[Spec] = []
+    left_out: dict[str, str] = {}
+    for spec in map(Spec.parse, texts):
+        settings = {POLICY: policy} | spec.settings if spec.name in (POLICY, ALL) else spec.settings
+        if spec.name != ALL:
+            specs.append(Spec(spec.name, settings))
+            continue
+        known = {POLICY: POLICY, "relevance": "scorer"}
+        if unknown := sorted(settings.keys() - known):
+            raise ConfigError(f"selector {ALL!r} takes {' and '.join(known)}, found {', '.join(unknown)}")
+        made, left_out = makeable([known[key] for key, value in settings.items() if value is not None])
+        specs += [Spec(one.name, one.settings | settings) for one in made]
+    return specs, left_out
 
 
 def run_comparison(
@@ -201,7 +228,7 @@ def load_selectors(specs: Sequence[Spec], device: torch.device | str = "auto") -
         if policy is not None and policy not in policies:
             policies[policy] = FramePolicy.from_pretrained(locate(str(policy), "policy"), device, "auto")
         if relevance is not None and relevance not in scorers:
-            scorers[relevance] = Relevance.from_pretrained(str(relevance), device=device)
+            scorers[relevance] = Relevance.from_pretrained(locate(str(relevance), "relevance"), device=device)
         parts = Parts(scorer=scorers.get(relevance), policy=policies.get(policy))
         made.append(make_selector(spec.name, parts, **settings))
     names = [selector.name for selector in made]

@@ -1,4 +1,4 @@
-"""``refocus haystack``: generated videos with hidden moments, and the tiny reference LMM that learns from them."""
+"""``refocus haystack``: generated videos with hidden moments, and the tiny models that learn from them."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress
-from refocus_video.cli.options import AsJson, ConfigName, Overrides
+from refocus_video.cli.options import AsJson, ConfigName, Overrides, hide_loading_bars
 
 app = typer.Typer(
     help="Generated videos in which the moment that matters depends on the question.",
-    short_help="Make videos with hidden moments, and a model for them.",
+    short_help="Make videos with hidden moments, and models for them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -77,6 +77,40 @@ def train_reference(
             [
                 [row["kind"], row["answer_mode"], str(row["frames"]), row["evidence"], str(row["n"]),
                  f"{row['accuracy']:.2f}", f"{row['probability']:.2f}"]
+                for row in scores["rows"]
+            ],
+        )  # fmt: skip
+
+
+@app.command("train-relevance", short_help="Train a tiny image–text model on haystack videos.")
+def train_relevance(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A folder made by `refocus haystack generate`.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/relevance"),
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a tiny image–text model (SigLIP, about 0.3 M parameters) on haystack videos.
+
+    It says how relevant a frame is to a question: `refocus eval --selector topk,relevance=DIR`.
+    """
+    hide_loading_bars()
+    from refocus_video.train.tiny_relevance import TinyRelevanceConfig
+    from refocus_video.train.tiny_relevance_run import run
+
+    scores = run(folder, output, TinyRelevanceConfig.load(config, tuple(overrides or ())), progress)
+    if as_json:
+        print_json(scores)
+    else:
+        print_table(
+            f"Tiny image–text model in {output}: the most relevant frame shows …",
+            ["question", "n", "the card asked about", "then the second card"],
+            [
+                [row["kind"], str(row["n"]), f"{row['asked_card']:.3f}",
+                 "–" if row["second_card"] is None else f"{row['second_card']:.3f}"]
                 for row in scores["rows"]
             ],
         )  # fmt: skip

@@ -1,11 +1,12 @@
 """Options that several commands share, and the settings they lead to."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refocus_video.cli.console import notes
 from refocus_video.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ Selectors = Annotated[
     typer.Option(
         "--selector",
         metavar="NAME,KEY=VALUE",
-        help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224; repeatable. uniform, random and the "
-        "policy, most probable and sampled, if left out.",
+        help="Who picks, e.g. aks,relevance=google/siglip2-base-patch16-224, or all,relevance=…; repeatable. uniform, "
+        "random and the policy, most probable and sampled, if left out.",
     ),
 ]
 Controls = Annotated[
@@ -82,12 +83,14 @@ def model_config(config: Any, text: str, option: str = "--model") -> Any:
     return ReferenceConfig.parse(values, f"{option} {spec.name}")
 
 
-def selector_specs(texts: Iterable[str], policy: str) -> list["Spec"]:
-    """Selectors written ``NAME,KEY=VALUE``; the one called policy is ``policy`` where it names no other."""
-    from refocus_video.evaluation import POLICY, Spec
+def selector_specs(texts: Sequence[str], policy: str) -> list["Spec"]:
+    """Selectors written ``NAME,KEY=VALUE``, with ``policy`` where one wants it; what ``all`` leaves out is told, a line each."""
+    from refocus_video.evaluation import named_selectors
 
-    specs = map(Spec.parse, texts)
-    return [Spec(spec.name, {POLICY: policy} | spec.settings) if spec.name == POLICY else spec for spec in specs]
+    specs, left_out = named_selectors(texts, policy)
+    for name, why in left_out.items():
+        notes.print(f"left out: {name} {why}", markup=False, soft_wrap=True)
+    return specs
 
 
 def hide_loading_bars() -> None:

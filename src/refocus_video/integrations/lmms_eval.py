@@ -248,7 +248,7 @@ def _source(settings: LmmsSettings, of_selector: Mapping[str, Any]) -> Source:
         return Given(settings.selections, settings.budget, settings.selector)
     device = _device(settings.selector_device)
     parts = Parts(
-        scorer=settings.relevance and Relevance.from_pretrained(settings.relevance, device=device),
+        scorer=settings.relevance and Relevance.from_pretrained(locate(settings.relevance, "relevance"), device=device),
         policy=settings.policy and FramePolicy.from_pretrained(locate(settings.policy, "policy")).to(device),
     )
     made = make_selector(str(settings.selector), parts, **of_selector)

@@ -6,8 +6,9 @@ by their annotations, except for parameters with one of these names: ``scorer`` 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final, get_origin, get_type_hints
 
 from pydantic import Field, create_model
@@ -55,6 +56,8 @@ NEEDS: Final = {
     "policy": "a policy; name a folder with one",
     "selector": "another selector; give its name, or its name and settings",
 }
+PACKAGES: Final = {"scenes": ("scenedetect", "PySceneDetect; run pip install 'refocus-video[scenes]'")}
+"""Selectors that run another package, by its module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,39 @@ def _inner(name: str, parts: Parts, settings: dict[str, Any]) -> Selector:
     values = {"name": inner} if isinstance(inner, str) else inner
     config = SelectorConfig.parse(values, f"selector {name!r}, setting 'selector'")
     return make_selector(config.name, parts, **config.settings)
+
+
+def makeable(parts: Collection[str]) -> tuple[list[SelectorConfig], dict[str, str]]:
+    """Every selector that can be made of some parts alone, and what the others need besides, by name.
+
+    One that is made of another gets the policy; without one, the most relevant frames.
+
+    Args:
+        parts: which fields of :class:`Parts` there are.
+    """
+    inner = next((name for name, part in (("policy", "policy"), ("topk", "scorer")) if part in parts), None)
+    made, left_out = [], {}
+    for name in SELECTORS.names:
+        try:
+            needed = _needed(name)
+        except ConfigError as error:  # another package's selector that cannot be imported
+            left_out[name] = str(error)
+            continue
+        lacking = needed - set(parts) - ({"selector"} if inner else set())
+        package, what = PACKAGES.get(name, (None, ""))
+        if lacking:
+            left_out[name] = "needs " + " and ".join(NEEDS.get(key, f"the setting {key}") for key in sorted(lacking))
+        elif package and find_spec(package) is None:
+            left_out[name] = f"needs {what}"
+        else:
+            made.append(SelectorConfig(name=name, settings={"selector": inner} if "selector" in needed else {}))
+    return made, left_out
+
+
+def _needed(name: str) -> set[str]:
+    """What a selector has no default for."""
+    parameters = inspect.signature(SELECTORS.load(name)).parameters
+    return {key for key, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
 
 
 def described() -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ class Relevance:
 
         folder = local_folder(name, "image–text model", (*TEXT_FILES, "*.safetensors"))
         try:
-            with _quiet():
+            with quiet():
                 model, loading = AutoModel.from_pretrained(
                     folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
                 )
@@ -241,8 +241,8 @@ def _on(model: Any, value: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the table of missing weights that transformers prints out of our one line about them."""
+def quiet() -> Iterator[None]:
+    """Keep what transformers prints of missing weights, and of its own default settings, out of our lines."""
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()

@@ -91,7 +91,7 @@ def learn_to_see(
     classes = len(COLOR_NAMES) + 1
     head = nn.Linear(config.width, 3 * classes)
     parameters = [p for module in (*seeing, head) for p in module.requires_grad_(True).parameters()]
-    step = _optimizer(parameters, config.learning_rate, config.seeing_steps)
+    step = stepper(parameters, config.learning_rate, config.seeing_steps)
     for _ in range(config.seeing_steps):
         picked = np.concatenate((rng.choice(with_card, 160), rng.choice(without, 32)))
         tokens = reference.visual_tokens(frames[picked])  # (N, P, D)
@@ -132,7 +132,7 @@ def learn_to_answer(
     model.model.image_newline.requires_grad_(True)
     trained = [p for p in model.parameters() if p.requires_grad]
     total = config.letters_steps + config.answering_steps
-    step = _optimizer(trained, config.learning_rate, total)
+    step = stepper(trained, config.learning_rate, total)
     for i in range(total):
         if i < config.letters_steps:
             rows, targets = spelling_batch(reference, config.batch_size, rng)
@@ -229,7 +229,7 @@ def _target(
     yield from zip(letters, shares / shares.sum(), strict=True)
 
 
-def _optimizer(parameters: list[Any], learning_rate: float, steps: int) -> Callable[[Tensor], float]:
+def stepper(parameters: list[Any], learning_rate: float, steps: int) -> Callable[[Tensor], float]:
     """AdamW with a short warm-up, half the time at full rate, then linear to 2 %; returns a function that takes one step."""
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
