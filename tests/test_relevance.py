@@ -177,6 +177,20 @@ def test_frames_are_read_from_the_file_for_a_timeline(folders: dict[str, Path], 
     assert stored.exists()
 
 
+def test_several_selectors_read_a_file_once(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_clip(tmp_path / "a.mp4", [40 * i for i in range(100)])
+    with VideoReader(video) as reader:
+        found = candidate_timeline(reader, SamplingConfig())
+    relevance, looked = Relevance.from_pretrained(folders["siglip"]), list[int]()
+    _count_looks(monkeypatch, looked)
+    first = relevance.open(found).features
+    assert sum(looked) == len(found) and relevance.open(found).features is first
+    half = found.__class__(found.video, found.frame_indices[::2], found.times[::2])
+    assert len(relevance.open(half).features) == len(half.times) and sum(looked) == len(found) + len(half.times)
+
+
 def test_a_long_text_is_cut_told_once_and_counted(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
     for kind in KINDS:
         relevance = Relevance.from_pretrained(folders[kind])

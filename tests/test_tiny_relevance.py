@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from refocus_video.train.tiny_relevance import (
     train_relevance,
 )
 
-SMALL = {"steps": 60, "batch_size": 96, "learning_rate": 3e-3, "width": 32, "layers": 1}
+SMALL: dict[str, Any] = {"steps": 60, "batch_size": 96, "learning_rate": 3e-3, "width": 32, "layers": 1}
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A title and a table on stdout. All texts are taken as they are: a user's may hold brackets, which rich reads as markup."""
     table = Table()
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     results.print(Text(title, style="bold"), soft_wrap=True)

@@ -79,6 +79,7 @@ class Relevance:
         """Texts that were longer than the model reads."""
         self._texts: dict[str, Features] = {}
         self._last: tuple[weakref.ref[ByteArray], Features] | None = None
+        self._last_read: tuple[dict[str, Any], Features] | None = None
 
     @classmethod
     def from_pretrained(
@@ -149,7 +150,9 @@ class Relevance:
         if isinstance(candidates, Timeline):
             indices = hashlib.sha256(candidates.frame_indices.tobytes()).hexdigest()
             of = {"video": file_identity(candidates.video), "frame_indices": indices}
-            return OpenRelevance(self, self._kept(of, lambda: _frames_of(candidates)), candidates.times)
+            if self._last_read is None or self._last_read[0] != of:
+                self._last_read = of, self._kept(of, lambda: _frames_of(candidates))
+            return OpenRelevance(self, self._last_read[1], candidates.times)
         frames = candidates.frames
         if self._last is None or self._last[0]() is not frames:
             groups = (frames[first : first + BATCH] for first in range(0, len(frames), BATCH))

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refocus_video.config import SamplingConfig, Settings
+from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.haystack.world import COLOR_NAMES, GLYPHS, HOPS, ONE_HOP, TEMPLATES
 from refocus_video.reference.pixels import normalised
 from refocus_video.reference.tiny import IMAGE_SIZE, PATCH_SIZE, tiny_tokenizer, words_of
 from refocus_video.selectors.relevance import Relevance
+from refocus_video.settings import Settings
 from refocus_video.train.corpus import Corpus
 from refocus_video.train.tiny_reference import card_labels, stepper
 from refocus_video.types import Example, FloatArray, Span
