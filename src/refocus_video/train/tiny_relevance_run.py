@@ -12,8 +12,8 @@ from refocus_video.files import write_json, write_text
 from refocus_video.reference.tiny import IMAGE_SIZE
 from refocus_video.selectors.relevance import Relevance, quiet
 from refocus_video.train.corpus import load_corpus
-from refocus_video.train.tiny_reference_run import Progress
 from refocus_video.train.tiny_relevance import TinyRelevanceConfig, new_relevance, retrieval, train_relevance
+from refocus_video.types import Progress
 
 
 def run(folder: Path, output: Path, config: TinyRelevanceConfig, progress: Progress) -> dict[str, Any]:
