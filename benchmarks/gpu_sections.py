@@ -18,7 +18,8 @@ from torch import Tensor
 from picking import Letters
 from refocus_video.config import ComputeConfig, PolicyConfig, VisionConfig
 from refocus_video.policy.pick import pick_frames
-from refocus_video.policy.policy import FramePolicy, VideoIndex, joined
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex, joined
 from refocus_video.policy.scan import obstacle, scan
 from refocus_video.policy.ssd import ssd_scan
 from refocus_video.types import ByteArray, Question

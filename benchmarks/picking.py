@@ -20,7 +20,8 @@ from torch import Tensor
 from machine import keep
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.policy.pick import pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.types import Question
 
 TARGETS = {"published": 5.0, "used": 1.0}

@@ -11,7 +11,8 @@ from refocus_video.policy.capture import CapturedStep
 from refocus_video.policy.decode import Memory, advance
 from refocus_video.policy.heads import Lookup, masked_logits
 from refocus_video.policy.pick import Picks, pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from tiny_policy import QUESTIONS, tiny_features, tiny_policy
 
 ROWS = torch.tensor([1, 0, 0, 1])

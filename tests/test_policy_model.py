@@ -9,7 +9,8 @@ from torch import Tensor
 from refocus_video.errors import BudgetError, CheckpointError, DataError, VideoError
 from refocus_video.policy.mamba2 import State
 from refocus_video.policy.pick import pick_frames
-from refocus_video.policy.policy import FramePolicy, picked_before
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import picked_before
 from refocus_video.types import Question
 from tiny_policy import QUESTIONS, tiny_features, tiny_policy
 

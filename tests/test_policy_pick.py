@@ -11,7 +11,8 @@ from torch import Tensor
 from refocus_video.errors import BudgetError, CheckpointError
 from refocus_video.policy.apart import apart
 from refocus_video.policy.pick import Picks, pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.policy.subsets import best_of, most_visited, visits
 from tiny_policy import QUESTIONS, tiny_features, tiny_policy
 

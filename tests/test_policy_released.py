@@ -16,7 +16,8 @@ from torch import Tensor
 from refocus_video.config import VisionConfig
 from refocus_video.errors import BudgetError, CheckpointError
 from refocus_video.policy.pick import pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.policy.released import TOWER
 from refocus_video.policy.verify import verify_checkpoint
 from tiny_policy import QUESTIONS, tiny_features, tiny_policy, tiny_tokenizer

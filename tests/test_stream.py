@@ -13,7 +13,7 @@ import torch
 
 from refocus_video.config import SamplingConfig
 from refocus_video.errors import BudgetError, DataError, VideoError
-from refocus_video.policy.policy import VideoIndex
+from refocus_video.policy.records import VideoIndex
 from refocus_video.selectors.learned import FrameSelector, Learned
 from refocus_video.selectors.stream import IndexingProgress, index_video
 from refocus_video.types import Question, Timeline

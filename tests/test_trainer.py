@@ -19,7 +19,8 @@ from refocus_video.config import ReferenceConfig, RunConfig, SamplingConfig, Sta
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.errors import CheckpointError, ConfigError, DataError
-from refocus_video.policy.policy import FramePolicy, PickScores, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import PickScores, VideoIndex
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.train.features import FeatureStore

@@ -8,7 +8,7 @@ from PIL import Image
 
 from refocus_video.errors import RefocusError
 from refocus_video.types import ByteArray, Span
-from refocus_video.video.sheet import _font, clock, contact_sheet, filmstrip, fit_text, heat_map, save_image, timeline
+from refocus_video.video.sheet import clock, contact_sheet, fit_text, heat_map, save_image, text_font, timeline
 
 RED = (198, 64, 40)
 GREEN = (170, 216, 190)
@@ -24,7 +24,7 @@ def pixels_of(image: Image.Image, colour: tuple[int, int, int]) -> list[tuple[in
 
 
 def test_text_fits_and_keeps_what_it_can() -> None:
-    font = _font(13)
+    font = text_font(13)
     assert fit_text("#120  4.80 s", 500, font) == "#120  4.80 s"
     cut = fit_text("a caption far too long for its cell", 80, font)
     assert cut.endswith("…")
@@ -46,7 +46,7 @@ def test_each_frame_has_its_cell() -> None:
 
 
 def test_aspect_ratio_is_kept_among_mixed_sizes() -> None:
-    sheet = filmstrip([solid((250, 0, 0)), solid((0, 250, 0), 160, 90)], ["wide", "tall"], cell_width=90)
+    sheet = contact_sheet([solid((250, 0, 0)), solid((0, 250, 0), 160, 90)], ["wide", "tall"], columns=2, cell_width=90)
     wide, tall = np.array(pixels_of(sheet, (250, 0, 0))), np.array(pixels_of(sheet, (0, 250, 0)))
     assert (np.ptp(wide, axis=0) + 1).tolist() == [90, 51]
     assert (np.ptp(tall, axis=0) + 1).tolist() == [90, 160]

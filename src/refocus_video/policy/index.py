@@ -26,7 +26,8 @@ from torch import Tensor
 from refocus_video.errors import StoreError, one_line
 from refocus_video.files import cache_folder, replacing, write_text
 from refocus_video.policy.mamba2 import LayerState, State
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 
 FORMAT = "refocus-video-index-1"
 

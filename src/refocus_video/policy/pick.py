@@ -23,7 +23,8 @@ from refocus_video.errors import BudgetError, check_budget
 from refocus_video.policy.apart import Apart, apart
 from refocus_video.policy.decode import Memory, Step, advance
 from refocus_video.policy.heads import masked_logits
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 
 
 @dataclass(frozen=True, slots=True)

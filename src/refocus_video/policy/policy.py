@@ -27,7 +27,6 @@ L tokens, C feature channels, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -44,65 +43,10 @@ from refocus_video.policy.files import load_weights
 from refocus_video.policy.heads import PolicyHeads, check_queries
 from refocus_video.policy.mamba2 import Backbone, Block, Branches, State, run_cell
 from refocus_video.policy.prompt import Tokenizer, question_text, token_ids
+from refocus_video.policy.records import Asked, PickScores, VideoIndex, joined, picked_before
 from refocus_video.policy.released import Released
 from refocus_video.policy.vision import Vision
 from refocus_video.types import Question
-
-
-@dataclass(frozen=True, slots=True)
-class VideoIndex:
-    """All that the policy keeps of B videos; no question has been asked yet."""
-
-    keys: Tensor
-    """What queries are compared with, (B, F, D)."""
-    values: Tensor
-    """What is fed back once a frame is picked, (B, F, D); (B, F, 0) when nothing is ("block")."""
-    valid: Tensor
-    """Which candidates exist, (B, F) bool: videos with fewer frames are padded on the right."""
-    state: State
-    """Of the backbone after the last frame, B rows."""
-
-    def __len__(self) -> int:
-        return self.keys.shape[1]
-
-    def detach(self) -> "VideoIndex":
-        """The same numbers without their gradient history."""
-        return VideoIndex(self.keys.detach(), self.values.detach(), self.valid, self.state.detach())
-
-
-def joined(parts: Sequence[VideoIndex]) -> VideoIndex:
-    """One index of stretches of the same videos that were indexed one after the other, each from the state before it."""
-    keys, values, valid = ([getattr(part, name) for part in parts] for name in ("keys", "values", "valid"))
-    return VideoIndex(torch.cat(keys, 1), torch.cat(values, 1), torch.cat(valid, 1), parts[-1].state)
-
-
-def stacked(parts: Sequence[VideoIndex]) -> VideoIndex:
-    """One index of the videos of several, one after the other, padded to the longest video."""
-    frames = max(len(part) for part in parts)
-    keys, values, valid = (
-        torch.cat([_padded(getattr(part, name), frames) for part in parts]) for name in ("keys", "values", "valid")
-    )
-    return VideoIndex(keys, values, valid, State.stacked([part.state for part in parts]))
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Q questions put to indexed videos."""
-
-    state: State
-    """Of the backbone after the question, Q rows."""
-    rows: Tensor
-    """Which video of the index each question is about, (Q,) int64."""
-
-
-@dataclass(frozen=True, slots=True)
-class PickScores:
-    """What the policy thinks of given picks."""
-
-    log_probs: Tensor
-    """Of each pick given the ones before it, (Q, G, K) float32; the sum over K is that of the subset."""
-    entropy: Tensor
-    """Of the distribution over the remaining frames at each pick, (Q, G, K) in nats."""
 
 
 class FramePolicy(PolicyHeads):
@@ -401,16 +345,3 @@ class FramePolicy(PolicyHeads):
         residual, state = self.backbone.run(embedded, state, lengths, recompute=recompute)
         # A copy, because the norm would keep the residual of all tokens alive for the sake of the last ones.
         return self.backbone.norm_f(residual[:, tokens - 1 :: tokens].contiguous()), state
-
-
-def _padded(table: Tensor, frames: int) -> Tensor:
-    """(B, F, ...) -> (B, frames, ...), filled with zeros."""
-    return torch.cat([table, table.new_zeros(len(table), frames - table.shape[1], *table.shape[2:])], 1)
-
-
-def picked_before(picks: Tensor, num_frames: int) -> Tensor:
-    """Which frames are taken before each pick: (Q, G, K) -> (Q, G, K, F) bool."""
-    steps = torch.arange(picks.shape[-1], device=picks.device)  # (K,)
-    first = picks.new_full((*picks.shape[:-1], num_frames), len(steps))  # (Q, G, F): when each frame is picked
-    first = first.scatter_reduce(-1, picks, steps.expand_as(picks), "amin")
-    return first[..., None, :] < steps[:, None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.policy.pick import Picks, allowed
-from refocus_video.policy.policy import Asked, VideoIndex
+from refocus_video.policy.records import Asked, VideoIndex
 
 
 def best_of(sampled: Picks, scores: Tensor | None = None) -> Picks:

@@ -20,7 +20,8 @@ from torch import Tensor
 from refocus_video.config import VisionConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.files import read_safetensors, read_weights
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.policy.released import TOWER
 from refocus_video.types import Question
 

@@ -14,7 +14,8 @@ from refocus_video.errors import DataError, check_budget
 from refocus_video.policy.capture import CapturedStep
 from refocus_video.policy.decode import Step
 from refocus_video.policy.index import revision
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 from refocus_video.selectors.base import Pick, question_rng, to_selection
 from refocus_video.selectors.explain import Explanation
 from refocus_video.selectors.live import GrowingVideo, LiveVideo

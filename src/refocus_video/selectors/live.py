@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from refocus_video.errors import BudgetError, DataError, VideoError
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 from refocus_video.selectors.picking import Options
 from refocus_video.selectors.stream import OnProgress, extend_with, group_size, index_frames, no_progress, split
 from refocus_video.types import ByteArray, FloatArray, IntArray, Question, Selection, Timeline

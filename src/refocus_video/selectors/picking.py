@@ -16,7 +16,8 @@ from refocus_video.config import PolicyConfig
 from refocus_video.errors import ConfigError
 from refocus_video.policy.decode import Step
 from refocus_video.policy.pick import Picks, pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.policy.subsets import best_of, most_visited
 
 Strategy = Literal["greedy", "sample", "best-of", "best-of-rank", "marginal"]

@@ -22,7 +22,8 @@ from refocus_video.config import SamplingConfig
 from refocus_video.errors import StoreError, VideoError
 from refocus_video.files import cache_folder
 from refocus_video.policy.index import StoredType, index_bytes, load_index, read_about, save_index
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 from refocus_video.selectors.stream import OnProgress, index_video, no_progress
 from refocus_video.types import Timeline
 from refocus_video.video.identity import content_identity, file_identity

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 from refocus_video.types import ByteArray, IntArray, Timeline
 from refocus_video.video.ahead import ahead
 from refocus_video.video.candidates import candidate_timeline, frame_groups

@@ -9,7 +9,7 @@ Dimensions: Q questions · G subsets of each · K picks · F candidate frames.
 import torch
 from torch import Tensor
 
-from refocus_video.policy.policy import picked_before
+from refocus_video.policy.records import picked_before
 
 
 def teacher_logits(images: Tensor, texts: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from refocus_video.config import ReferenceConfig
 from refocus_video.policy.pick import pick_frames
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.scoring import Trial, judge
 from refocus_video.train.features import VideoFeatures

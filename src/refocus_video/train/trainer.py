@@ -28,7 +28,8 @@ from refocus_video.config import ReferenceConfig, Stage, TrainConfig
 from refocus_video.data.evidence import by_video, evidence_recall, random_recall
 from refocus_video.data.examples import fingerprint
 from refocus_video.errors import DataError
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex, stacked
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex, stacked
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.advantage import group_advantages, group_std, live_groups
 from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef

@@ -20,7 +20,8 @@ from refocus_video.config import WarmStartConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.examples import fingerprint
 from refocus_video.errors import DataError
-from refocus_video.policy.policy import Asked, FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.selectors.relevance import BATCH, Relevance
 from refocus_video.train.distillation import distillation_loss, draw_subsets, spearman, teacher_logits, top_overlap
 from refocus_video.train.loop import Loop, OnStep

@@ -28,7 +28,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @cache
-def _font(size: int) -> Font:
+def text_font(size: int) -> Font:
+    """The font of every sheet, ``size`` pixels high."""
     # Pillow's own font holds little more than ASCII; the one shipped with matplotlib knows most alphabets.
     # Its file is found without importing matplotlib.
     package = find_spec("matplotlib")
@@ -86,7 +87,7 @@ def contact_sheet(
     rows = -(-len(frames) // columns)
     cell_height = max(1, round(cell_width * max(f.shape[0] / f.shape[1] for f in frames)))
     cell_height = min(cell_height, 2 * cell_width)
-    font, title_font = _font(font_size), _font(font_size + 4)
+    font, title_font = text_font(font_size), text_font(font_size + 4)
     gap, line = max(6, cell_width // 20), font_size + 10
     top = gap + (font_size + 4 + gap if title else 0)
     width = gap + columns * (cell_width + gap)
@@ -102,13 +103,6 @@ def contact_sheet(
         text = fit_text(caption, cell_width, font)
         draw.text((x + cell_width / 2, y + cell_height + 4), text, _INK, font, anchor="ma")
     return sheet
-
-
-def filmstrip(
-    frames: ByteArray | Sequence[ByteArray], captions: Sequence[str], cell_width: int = 160, title: str = ""
-) -> Image.Image:
-    """All frames in one row. Arguments and errors as :func:`contact_sheet`."""
-    return contact_sheet(frames, captions, columns=max(1, len(frames)), cell_width=cell_width, title=title)
 
 
 def _step(duration_s: float, most: int) -> float:
@@ -158,7 +152,7 @@ def timeline(
     outside = [float(t) for t in times if not start_s <= t <= end_s]
     if outside:
         raise RefocusError(f"the timeline runs from {start_s} to {end_s} s, found picked times {outside[:3]}")
-    font, title_font = _font(font_size), _font(font_size + 4)
+    font, title_font = text_font(font_size), text_font(font_size + 4)
     margin, bar, overhang = 28, 22, 7
     top = 12 + (font_size + 16 if title else 0) + overhang
     image = Image.new("RGB", (width, top + bar + overhang + font_size + 18), _BACKGROUND)
@@ -215,7 +209,7 @@ def heat_map(
             f"a heat map needs picks, a probability of each candidate at each, and a note for each or none; found "
             f"{len(picks)} picks, {distributions.shape} probabilities, {len(times)} times, {len(notes)} notes"
         )
-    font, title_font = _font(font_size), _font(font_size + 4)
+    font, title_font = text_font(font_size), text_font(font_size + 4)
     rank_width, note_width = (
         ceil(max(map(font.getlength, texts), default=0)) + 8
         for texts in ([f"{k + 1}." for k in range(len(picks))], notes)

@@ -21,7 +21,8 @@ from refocus_video.evaluate.journal import begin
 from refocus_video.evaluate.probe_plots import FIGURES, standalone
 from refocus_video.files import write_json, write_text
 from refocus_video.policy.pick import Picks, pick_frames
-from refocus_video.policy.policy import FramePolicy, VideoIndex
+from refocus_video.policy.policy import FramePolicy
+from refocus_video.policy.records import VideoIndex
 from refocus_video.reference.frames import FrameCache
 from refocus_video.selectors.base import question_rng
 from refocus_video.selectors.learned import Learned
