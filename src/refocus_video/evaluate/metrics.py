@@ -213,16 +213,14 @@ def paired(table: Table, selector: str, baseline: str, budget: int, question_typ
     )
 
 
-def accuracy_gain(
-    table: Table, selector: str, baseline: str, budget: int, question_type: str = ALL, seed: int = 0
-) -> tuple[float, float, float] | None:
+def accuracy_gain(table: Table, selector: str, baseline: str, budget: int) -> tuple[float, float, float] | None:
     """Accuracy of one selector minus that of another over the same questions, with its interval; see :func:`paired`.
 
     Returns:
         The difference, its low and its high end; None if either has no rows.
     """
-    both = paired(table, selector, baseline, budget, question_type)
-    return None if both is None else paired_bootstrap(both.mine, both.other, both.videos, seed=seed)
+    both = paired(table, selector, baseline, budget)
+    return None if both is None else paired_bootstrap(both.mine, both.other, both.videos)
 
 
 def question_types(rows: Sequence[Row]) -> list[str]:

@@ -40,9 +40,9 @@ def frames(number: int) -> str:
     return f"{number} frame{'s' * (number != 1)}"
 
 
-def details(name: str, body: str, opened: bool = False) -> str:
+def details(name: str, body: str) -> str:
     """HTML that is folded away until asked for; nothing for an empty one."""
-    return f"<details{' open' * opened}><summary>{escape(name)}</summary>{body}</details>" if body else ""
+    return f"<details><summary>{escape(name)}</summary>{body}</details>" if body else ""
 
 
 def settings_details(name: str, values: Any) -> str:
@@ -105,9 +105,7 @@ def heat_map(
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
     *,
-    corner: str = "",
     highest: float = 1.0,
-    decimals: int = 2,
 ) -> str:
     """A table whose cells are the darker the higher their value; None leaves a cell empty.
 
@@ -116,23 +114,21 @@ def heat_map(
         rows: a name for each row.
         columns: a name for each column.
         values: one sequence a row.
-        corner: what rows and columns are.
         highest: the value of the darkest cell; the lightest is 0.
-        decimals: of the numbers shown.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "".join(
-        f"<tr><th class=name>{escape(name)}</th>{''.join(_heat(value, highest, decimals) for value in line)}</tr>"
+        f"<tr><th class=name>{escape(name)}</th>{''.join(_heat(value, highest) for value in line)}</tr>"
         for name, line in zip(rows, values, strict=True)
     )
     return (
         f"<figure class=heat><figcaption>{escape(title)}</figcaption>"
-        f"{table(f'<tr><th class=name>{escape(corner)}</th>{head}</tr>', body)}</figure>"
+        f"{table(f'<tr><th class=name></th>{head}</tr>', body)}</figure>"
     )
 
 
-def _heat(value: float | None, highest: float, decimals: int) -> str:
+def _heat(value: float | None, highest: float) -> str:
     if value is None:
         return "<td>–</td>"
     share = min(max(value / highest, 0.0), 1.0) if highest else 0.0
-    return f"<td style='--heat:{100 * share:.0f}%'>{value:.{decimals}f}</td>"
+    return f"<td style='--heat:{100 * share:.0f}%'>{value:.2f}</td>"

@@ -23,6 +23,7 @@ _SPAN = (170, 216, 190)
 _TICK = (198, 64, 40)
 _HEAT = ((238, 240, 243), (86, 156, 214), (9, 44, 96))  # improbable, between, most probable
 _ELLIPSIS = "…"
+_FONT_SIZE = 13  # of captions and marks, in pixels
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -63,7 +64,6 @@ def contact_sheet(
     columns: int = 8,
     cell_width: int = 200,
     title: str = "",
-    font_size: int = 13,
 ) -> Image.Image:
     """Frames in rows, each with its caption below, such as ``#120  4.80 s  p=0.31``.
 
@@ -73,7 +73,6 @@ def contact_sheet(
         columns: frames per row.
         cell_width: width of a frame in pixels.
         title: a line above the frames; empty for none.
-        font_size: caption height in pixels.
 
     Raises:
         RefocusError: there are no frames, or not one caption for each.
@@ -87,9 +86,9 @@ def contact_sheet(
     rows = -(-len(frames) // columns)
     cell_height = max(1, round(cell_width * max(f.shape[0] / f.shape[1] for f in frames)))
     cell_height = min(cell_height, 2 * cell_width)
-    font, title_font = text_font(font_size), text_font(font_size + 4)
-    gap, line = max(6, cell_width // 20), font_size + 10
-    top = gap + (font_size + 4 + gap if title else 0)
+    font, title_font = text_font(_FONT_SIZE), text_font(_FONT_SIZE + 4)
+    gap, line = max(6, cell_width // 20), _FONT_SIZE + 10
+    top = gap + (_FONT_SIZE + 4 + gap if title else 0)
     width = gap + columns * (cell_width + gap)
     sheet = Image.new("RGB", (width, top + rows * (cell_height + line + gap // 2)), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -130,7 +129,6 @@ def timeline(
     start_s: float = 0.0,
     width: int = 1000,
     title: str = "",
-    font_size: int = 13,
 ) -> Image.Image:
     """A bar for the whole video with a tick at each picked time and the evidence spans shaded.
 
@@ -141,7 +139,6 @@ def timeline(
         start_s: time of the bar's left end, for videos that do not start at 0.
         width: of the picture, in pixels.
         title: a line above the bar; empty for none.
-        font_size: of the text, in pixels.
 
     Raises:
         RefocusError: the duration is not above 0, or a picked time lies outside the video.
@@ -152,10 +149,10 @@ def timeline(
     outside = [float(t) for t in times if not start_s <= t <= end_s]
     if outside:
         raise RefocusError(f"the timeline runs from {start_s} to {end_s} s, found picked times {outside[:3]}")
-    font, title_font = text_font(font_size), text_font(font_size + 4)
+    font, title_font = text_font(_FONT_SIZE), text_font(_FONT_SIZE + 4)
     margin, bar, overhang = 28, 22, 7
-    top = 12 + (font_size + 16 if title else 0) + overhang
-    image = Image.new("RGB", (width, top + bar + overhang + font_size + 18), _BACKGROUND)
+    top = 12 + (_FONT_SIZE + 16 if title else 0) + overhang
+    image = Image.new("RGB", (width, top + bar + overhang + _FONT_SIZE + 18), _BACKGROUND)
     draw = ImageDraw.Draw(image)
 
     def column(time_s: float) -> int:
@@ -185,7 +182,6 @@ def heat_map(
     notes: Sequence[str] = (),
     width: int = 1000,
     title: str = "",
-    font_size: int = 13,
 ) -> Image.Image:
     """A row for each pick, from the first down: how probable every candidate was, over the time of the video.
 
@@ -199,7 +195,6 @@ def heat_map(
         notes: a text to the right of each row; none at all, or K of them.
         width: of the picture, in pixels.
         title: a line above the rows; empty for none.
-        font_size: of the text, in pixels.
 
     Raises:
         RefocusError: shapes do not fit each other, or there is nothing to draw.
@@ -209,16 +204,16 @@ def heat_map(
             f"a heat map needs picks, a probability of each candidate at each, and a note for each or none; found "
             f"{len(picks)} picks, {distributions.shape} probabilities, {len(times)} times, {len(notes)} notes"
         )
-    font, title_font = text_font(font_size), text_font(font_size + 4)
+    font, title_font = text_font(_FONT_SIZE), text_font(_FONT_SIZE + 4)
     rank_width, note_width = (
         ceil(max(map(font.getlength, texts), default=0)) + 8
         for texts in ([f"{k + 1}." for k in range(len(picks))], notes)
     )
-    row, gap, margin = font_size + 7, 3, 16
+    row, gap, margin = _FONT_SIZE + 7, 3, 16
     left, right = margin + rank_width, width - margin - note_width
-    top = 12 + (font_size + 16 if title else 0)
+    top = 12 + (_FONT_SIZE + 16 if title else 0)
     bottom = top + len(picks) * (row + gap)
-    image = Image.new("RGB", (width, bottom + font_size + 18), _BACKGROUND)
+    image = Image.new("RGB", (width, bottom + _FONT_SIZE + 18), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     if title:
         draw.text((margin, 10), fit_text(title, width - 2 * margin, title_font), _INK, title_font)

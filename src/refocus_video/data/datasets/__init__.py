@@ -5,13 +5,7 @@ A reader takes the path of an annotation file (or the folder of several) and yie
 module with such a function, registered here, or in another package under the entry point group ``refocus_video.datasets``.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-from refocus_video.data.datasets.record import Record, Unusable
 from refocus_video.registry import Registry
-
-Reader = Callable[[Path], Iterator[Record | Unusable]]
 
 _HERE = "refocus_video.data.datasets"
 

@@ -4,13 +4,7 @@ A reader takes the path of a file and yields a :class:`~.listed.Listed` a questi
 registered here, or in another package under the entry point group ``refocus_video.selection_formats``.
 """
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-from refocus_video.data.selection_formats.listed import Listed
 from refocus_video.registry import Registry
-
-Reader = Callable[[Path], Iterator[Listed]]
 
 _HERE = "refocus_video.data.selection_formats"
 
