@@ -64,6 +64,31 @@ def test_imports_go_down_only(path: Path) -> None:
         assert other not in APART.get(own, set()), f"{own} must not import {other}"
 
 
+def _private_names(text: str) -> set[str]:
+    """Names with an underscore that a file takes from other modules of the package."""
+    tree = ast.parse(text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    own = [alias for node in imports if str(node.module).startswith("refocus_video") for alias in node.names]
+    modules = {alias.asname or alias.name for alias in own if alias.name.islower()}
+    taken = {alias.name for alias in own}
+    taken |= {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+    }
+    return {name for name in taken if name.startswith("_") and not name.startswith("__")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_room_takes_what_is_private_in_another(path: Path) -> None:
+    assert _private_names(path.read_text(encoding="utf-8")) == set()
+
+
+def test_the_check_of_private_names_sees_both_ways() -> None:
+    text = "from refocus_video.video import sheet\nfrom refocus_video.files import _a, b\nsheet._font(b)\n"
+    assert _private_names(text) == {"_a", "_font"}
+
+
 def test_the_floor_check_sees_every_kind_of_import(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(
