@@ -20,6 +20,7 @@ from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
 from refocus_video.evaluate.judge import ModelJudge
 from refocus_video.evaluate.run import evaluate, units
+from refocus_video.evaluation import folder_identity
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.selectors.base import OpenVideo, Pick, to_selection
@@ -545,3 +546,12 @@ def test_the_front_door_gives_what_the_selector_picks(examples: list[Example], c
     for temperature in (0.0, -1.0):
         with pytest.raises(ConfigError, match="temperature must be above 0"):
             indexed.select(question, 5, temperature=temperature)
+
+
+def test_a_models_folder_is_known_by_its_files(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = folder_identity(str(tmp_path))
+    assert folder_identity(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"retrained")
+    assert folder_identity(str(tmp_path)) != first
+    assert folder_identity("org/model") == "org/model"

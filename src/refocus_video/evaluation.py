@@ -5,6 +5,8 @@ Every folder it writes says what it is of (``evaluation.json``), holds one row f
 Several question files get a folder each below ``output``, and one more page there about all of them.
 """
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -41,6 +43,7 @@ from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import weights_digest
 from refocus_video.types import Example, Progress
+from refocus_video.video.identity import file_identity
 
 Row = dict[str, Any]
 
@@ -170,6 +173,7 @@ def run_comparison(
     device = resolve(config.compute.device)
     selectors, digests = load_selectors(comparison.selectors, device)
     answering = [(model_name(model), load_reference(model, str(device))) for model in comparison.models]
+    models = {model_name(model): folder_identity(locate(model.model, "reference")) for model in comparison.models}
     if len({name for name, _ in answering}) < len(answering):
         raise ConfigError(f"answering models need different names, found {[name for name, _ in answering]}")
     judge = (
@@ -187,13 +191,22 @@ def run_comparison(
             comparison,
             output if len(files) == 1 else output / name,
             config,
-            digests | {"questions": fingerprint(group)},
+            digests | models | {"questions": fingerprint(group)},
             progress,
             story,
         )
     if len(files) > 1:
         write_overview(_survey(load_runs([output / name for name in files]), comparison), output)
     return results
+
+
+def folder_identity(source: str) -> str:
+    """A short name for the files of a model's folder, so that rows of other weights are not gone on with; a hub id is its own."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return source
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin"))
+    return hashlib.sha256(json.dumps([file_identity(path) for path in files]).encode()).hexdigest()[:16]
 
 
 def answering_model(model: ReferenceModel) -> AnsweringModel:
