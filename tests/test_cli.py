@@ -167,6 +167,11 @@ def test_every_command_can_print_json(command: str) -> None:
     assert "--json" in finished(*command.split(), "--help").out
 
 
+@pytest.mark.parametrize("frames", ["0", "-3"])
+def test_a_wrong_number_of_frames_is_said_before_the_video_is_looked_at(tmp_path: Path, frames: str) -> None:
+    assert "--frames" in complaint(refocus("select", tmp_path / "not-there.mp4", "Who?", "--frames", frames))
+
+
 def test_env_says_what_runs_here() -> None:
     found = json.loads(finished("env", "--json").out)
     assert found["packages"]["torch"]

@@ -395,6 +395,9 @@ def test_indexes_are_listed_and_removed(folder: Path, clip: Path) -> None:
     assert listed["bytes"] == sum(row["bytes"] for row in listed["indexes"])
     text = CliRunner().invoke(app, ["index", "ls"]).stdout
     assert "2 indexes in" in text
+    assert "…" not in text
+    rows = [line.split("│") for line in text.splitlines() if "│" in line]
+    assert str(clip) in "".join(row[1].strip() for row in rows)  # whole, if over several lines
     removed, _ = run("index", "rm", listed["indexes"][0]["name"][:12])
     assert [row["name"] for row in removed["removed"]] == [listed["indexes"][0]["name"]]
     removed, error = run("index", "rm", str(clip), "other.mp4")

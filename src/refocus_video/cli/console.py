@@ -16,6 +16,8 @@ MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 
 notes = Console(stderr=True, highlight=False)
 results = Console(highlight=False, quiet=not MAIN_PROCESS)
+if not results.is_terminal and "COLUMNS" not in os.environ:
+    results.width = 200  # a file or a pipe has no edge to cut tables at
 
 
 @contextmanager

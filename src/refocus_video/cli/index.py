@@ -126,12 +126,11 @@ def ls(as_json: AsJson = False) -> None:
         return
     print_table(
         f"{_count(entries)} in {store.folder}: {size_text(total)}",
-        ["video", "frames", "stored as", "size", "used", "name"],
+        ["video", "frames", "size", "used", "name"],
         [
             [
                 entry.about.get("video", "not readable"),
                 str(entry.about.get("frames", "–")),
-                entry.about.get("dtype", "–"),
                 size_text(entry.num_bytes),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)),
                 entry.name[:12],

@@ -37,7 +37,7 @@ Questions = Annotated[
     Path, typer.Argument(metavar="QUESTIONS", help="JSONL file of questions, one object a line.", show_default=False)
 ]
 Policy = Annotated[str, typer.Option(help="Folder or hub id of a trained policy.")]
-Frames = Annotated[int, typer.Option("--frames", "-k", help="How many frames to pick.")]
+Frames = Annotated[int, typer.Option("--frames", "-k", min=1, help="How many frames to pick.")]
 Budgets = Annotated[str, typer.Option(help="How many frames to pick, comma-separated.")]
 Selectors = Annotated[
     list[str] | None,

@@ -27,7 +27,7 @@ def check(
     output: Annotated[Path, typer.Option(help="Folder for check.json, check.html and rows.jsonl.")] = Path(
         "runs/reference-check"
     ),
-    frames: Annotated[int, typer.Option("--frames", "-k", help="Frames in each subset.")] = 8,
+    frames: Annotated[int, typer.Option("--frames", "-k", min=1, help="Frames in each subset.")] = 8,
     subsets: Annotated[int, typer.Option(help="Random subsets of each question.")] = 8,
     videos: Annotated[
         int | None, typer.Option(help="Look at so many videos, drawn at random; at all if left out.")
