@@ -176,3 +176,9 @@ def test_mcnemar_is_the_two_sided_test_of_a_fair_coin(wins: int, losses: int) ->
     exactly = 2 * sum(math.comb(total, i) for i in range(fewer + 1)) / 2**total if total <= 1000 else 8.5e-6
     assert mcnemar(first, second) == pytest.approx(min(1.0, exactly), rel=0.02)
     assert mcnemar(second, first) == mcnemar(first, second)
+
+
+def test_measures_of_words_are_over_the_questions_that_have_them() -> None:
+    rows = [make_row(0) | {"f1": 0.5}, make_row(1, error="no video") | {"f1": 0.0}, make_row(2) | {"f1": None}]
+    line = summarise(rows)[0]
+    assert (line["f1"], line["exact"]) == (0.25, None)

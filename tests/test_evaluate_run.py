@@ -382,10 +382,11 @@ def test_questions_without_options_are_answered_in_words_and_judged(examples: li
     assert model.asked == [opened.question] * 2
 
     says = ModelJudge(Writing("Yes.", "Hm"))
-    judged = Answering(Writing("red hoop", "blue"), "judged", judge=says)
+    judged = Answering(Writing("red hoop", "blue"), "judged", judge=says, similarity=lambda a, b: float(a == b))
     rows = answer(chosen, [opened, lettered], judged, tmp_path / "rows.jsonl")
     assert [row["correct"] for row in rows] == [True, lettered.answer == 0, False]
     assert (says.asked, says.unclear) == (2, 1)
+    assert [row["wups"] for row in rows] == [0, None, 0]
 
 
 # ------------------------------------------------------------------ resuming

@@ -33,6 +33,7 @@ from refocus_video.evaluate.run import FILES, evaluate, units
 from refocus_video.evaluate.runs import Runs, load_runs
 from refocus_video.evaluate.stages import FILE as STAGES
 from refocus_video.evaluate.stages import read_stages
+from refocus_video.evaluate.text import wordnet_similarity
 from refocus_video.files import write_json
 from refocus_video.pipeline import none_usable
 from refocus_video.policy.policy import FramePolicy
@@ -94,6 +95,8 @@ class Comparison:
     """Whether options are answered by a written letter instead of the likeliest one."""
     judge: ReferenceConfig | None = None
     """Who says whether an answer to a question without options is right; None compares the words."""
+    wups: bool = False
+    """Whether WUPS is measured as well, which needs nltk and WordNet."""
 
     def __post_init__(self) -> None:
         if not self.budgets or min(self.budgets) < 1:
@@ -179,6 +182,7 @@ def run_comparison(
     judge = (
         None if comparison.judge is None else ModelJudge(answering_model(load_reference(comparison.judge, str(device))))
     )
+    similarity = wordnet_similarity() if comparison.wups else None
     if comparison.in_words or any(example.accepted for group in examples.values() for example in group):
         answering = [(name, answering_model(model)) for name, model in answering]
     results: dict[str, dict[str, Any]] = {}
@@ -187,7 +191,10 @@ def run_comparison(
             name,
             group,
             selectors,
-            [Answering(model, called, name, comparison.in_words, judge=judge) for called, model in answering],
+            [
+                Answering(model, called, name, comparison.in_words, judge=judge, similarity=similarity)
+                for called, model in answering
+            ],
             comparison,
             output if len(files) == 1 else output / name,
             config,
@@ -281,6 +288,7 @@ def _one_file(
         "selections": [str(path) for path in comparison.selections],
         "models": [model.model_dump(mode="json") for model in comparison.models],
         "in_words": comparison.in_words,
+        "wups": comparison.wups,
         "judge": None if comparison.judge is None else comparison.judge.model_dump(mode="json"),
         "fingerprints": fingerprints,
     }

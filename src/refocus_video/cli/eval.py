@@ -46,6 +46,9 @@ def eval_(
     in_words: Annotated[
         bool, typer.Option("--in-words", help="Options are answered by a written letter, not by the likeliest one.")
     ] = False,
+    wups: Annotated[
+        bool, typer.Option("--wups", help="Measure open-ended answers by WUPS as well; needs nltk and its WordNet.")
+    ] = False,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +81,7 @@ def eval_(
         controls=controls,
         baseline=baseline,
         in_words=in_words,
+        wups=wups,
         judge=None if judge is None else model_config(found, judge, "--judge"),
     )
     results = run_comparison(questions, comparison, output, found, progress)

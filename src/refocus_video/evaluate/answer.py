@@ -20,7 +20,7 @@ from refocus_video.data.selections import Chosen, check_frames, check_indices
 from refocus_video.errors import OF_ONE_VIDEO, DataError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
-from refocus_video.evaluate.text import exact_match, token_f1
+from refocus_video.evaluate.text import Similarity, exact_match, token_f1, wups
 from refocus_video.reference.base import FrameFeatures, ScoreRequest
 from refocus_video.reference.letters import parse_letter
 from refocus_video.reference.margin import margin
@@ -53,6 +53,8 @@ class Answering:
     """Longest written answer."""
     judge: Judge | None = None
     """Says whether a written answer to a question without options is right; None compares the words."""
+    similarity: Similarity | None = None
+    """Of words, for WUPS; None leaves it out."""
 
 
 def answer(
@@ -240,7 +242,14 @@ def _by_words(text: str, example: Example, answering: Answering) -> Row:
         }
     exact, f1 = exact_match(text, example.accepted), token_f1(text, example.accepted)
     judged = None if answering.judge is None else answering.judge(example.question.text, example.accepted, text)
-    return {"text": text, "exact": exact, "f1": round(f1, 6), "correct": exact == 1 if judged is None else judged}
+    alike = None if answering.similarity is None else round(wups(text, example.accepted, answering.similarity), 6)
+    return {
+        "text": text,
+        "exact": exact,
+        "f1": round(f1, 6),
+        "wups": alike,
+        "correct": exact == 1 if judged is None else judged,
+    }
 
 
 def length_class(example: Example) -> str:
@@ -278,8 +287,9 @@ def _unanswered(example: Example, row: Chosen, answering: Answering) -> Row:
         "recall": 0.0 if example.evidence else None,
         "margin": None,
         "text": None,
-        "exact": None,
-        "f1": None,
+        "exact": 0.0 if example.accepted else None,
+        "f1": 0.0 if example.accepted else None,
+        "wups": 0.0 if example.accepted and answering.similarity is not None else None,
         "unparsable": False,
         "candidates": row.candidates,
         "pool": row.pool,

@@ -25,6 +25,8 @@ Table = dict[tuple[str, int], dict[str, Row]]
 
 BASELINE = "uniform"
 ALL = "all"
+IN_WORDS = ("exact", "f1", "wups")
+"""Measures of answers to questions without options; a question that failed counts 0."""
 
 
 def bootstrap_interval(
@@ -280,6 +282,9 @@ def _line(group: list[Row], both: Paired | None, seed: int) -> Row:
         "failed": sum(bool(row.get("error")) for row in group),
         "unparsable": sum(bool(row.get("unparsable")) for row in group),
     }
+    for name in IN_WORDS:
+        measured = [row[name] for row in group if row.get(name) is not None]
+        line[name] = float(np.mean(measured)) if measured else None
     line |= with_ends("accuracy", float(np.mean(correct)), bootstrap_interval(correct, videos, seed=seed))
     if known:
         ends = bootstrap_interval(recall, [video for _, video in known], seed=seed)
