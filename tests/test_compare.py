@@ -101,10 +101,11 @@ def test_a_baseline_that_both_ran_counts_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "settings", "complaint"),
     [
-        ({"correct": None}, {}, "differ in uniform with 1 frames, answered by tiny, question 'q0'"),
+        ({"correct": None}, {}, "differ in uniform with 1 frame, answered by tiny, question 'q0'"),
         ({"selector": "aks", "pool": "xyz", "candidates": 8}, {}, r"films/v0.mp4: .*b chose among 8 candidates \(pool xyz\), .*a"),
         ({"selector": "aks"}, {"fingerprints": {"questions": "f1"}}, "asked different questions of 'test'"),
         ({"selector": "aks"}, {"models": [{"model": "x/tiny", "dtype": "float32"}]}, "dtype is 'auto' in .*a and 'float32' in .*b"),
+        ({"correct": None}, {"in_words": True}, "in_words is None in .*a and True in .*b"),
         ({"selector": "aks"}, {"models": [{"dtype": "auto"}], "in_words": True}, "in_words is None in .*a and True in .*b"),
     ],
 )  # fmt: skip

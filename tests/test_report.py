@@ -145,6 +145,13 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path, clip: Path) -> None
     assert "max_steps" not in text and "stages:" in text and "folder: data" in text
 
 
+def test_replies_without_an_option_are_counted_where_there_are_any(tmp_path: Path, clip: Path) -> None:
+    rows = make_rows(str(clip))
+    assert "none of the options" not in make_report(tmp_path / "read", rows)
+    rows[0] |= {"unparsable": True}
+    assert f"Replies that name none of the options: 1 of {len(rows)}." in make_report(tmp_path / "unread", rows)
+
+
 def test_everything_from_outside_is_escaped(tmp_path: Path, clip: Path) -> None:
     more = {"question": EVIL, "options": [EVIL, "a bar"], "question_type": EVIL, "video": str(clip)}
     rows = [row(n, s, correct=s == "policy", positions=[n], **more) for n in (1, 2, 3) for s in ("policy", "uniform")]

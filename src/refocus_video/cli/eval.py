@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import print_json, print_table, progress, show_usage, warn_failures
+from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import (
     AsJson,
     Budgets,
@@ -109,6 +109,12 @@ def print_results(results: dict[str, Any]) -> None:
                     [selector, *(_cell(of_kind.get((selector, budget))) for budget in budgets)]
                     for selector in dict.fromkeys(selector for selector, _ in of_kind)
                 ],
+            )
+        whole = [row for row in rows if row["question_type"] == "all"]
+        if lost := sum(row["unparsable"] for row in whole):
+            asked = sum(row["n"] for row in whole)
+            notes.print(
+                f"{name}: {lost} of {asked} replies name none of the options; they count as wrong", markup=False
             )
     warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
     show_usage(results["usage"])

@@ -144,7 +144,7 @@ def write_report(
         budget_curves=budget_curves(lines, guessing(rows)),
         training=_training(history, settings),
         filmstrips="".join(filmstrips) or "<p>None were made.</p>",
-        problems=_warnings(warnings) + _failures(results.get("failures"), rows),
+        problems=_warnings(warnings) + _unparsable(rows) + _failures(results.get("failures"), rows),
         notes="".join(f"<li>{escape(note)}</li>" for note in (*notes, *GENERAL_NOTES)),
         settings=settings_details("Resolved settings", settings) + settings_details("Timings", results.get("timings")),
     )
@@ -197,6 +197,12 @@ def _warnings(warnings: Sequence[str]) -> str:
         return "<p>Training gave no warnings.</p>"
     items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
     return f"<p>Training gave {len(warnings)} warning{'s' * (len(warnings) > 1)}:</p><ul>{items}</ul>"
+
+
+def _unparsable(rows: Sequence[Row]) -> str:
+    lost = sum(bool(row.get("unparsable")) for row in rows)
+    counted = f"Replies that name none of the options: {lost} of {len(rows)}. They count as wrong."
+    return f"<p class=bad>{counted}</p>" if lost else ""
 
 
 def _failures(failures: Sequence[Mapping[str, Any]] | None, rows: Sequence[Row]) -> str:

@@ -65,8 +65,7 @@ def load_runs(folders: Sequence[Path], progress: Callable[[], None] = lambda: No
         DataError: if there is none; if two hold different rows of one thing or chose from different candidates of one video; if
             under one name they asked different questions, or one model answered under different settings.
     """
-    rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
-    pools: dict[str, tuple[Row, Path]] = {}
+    read: dict[Path, list[Row]] = {}
     settings: dict[str, Any] = {}
     stages: list[Row] = []
     probes: list[Row] = []
@@ -78,10 +77,15 @@ def load_runs(folders: Sequence[Path], progress: Callable[[], None] = lambda: No
             if (folder / FILES[2]).is_file():
                 settings[str(folder)] = _json(folder / FILES[0])
                 stages += [{"folder": str(folder)} | line for line in _stages(folder / "results.json")]
-                for row in _rows(folder / FILES[2]):
-                    _add(row, folder, rows, pools)
+                read[folder] = _rows(folder / FILES[2])
         progress()
-    _check_settings(settings, rows)
+    # Settings first: where they differ the answers do as well, and the setting is the reason.
+    _check_settings(settings, {(str(folder), row["dataset"]) for folder, found in read.items() for row in found})
+    rows: dict[tuple[Any, ...], tuple[Row, Path]] = {}
+    pools: dict[str, tuple[Row, Path]] = {}
+    for folder, found in read.items():
+        for row in found:
+            _add(row, folder, rows, pools)
     return Runs(tuple(row for row, _ in rows.values()), settings, tuple(stages), tuple(probes))
 
 
@@ -119,7 +123,8 @@ def _add(
     key = tuple(row[name] for name in _WHAT)
     first, where = rows.setdefault(key, (row, folder))
     if any(first.get(name) != row.get(name) for name in _SAID):
-        what = f"{row['selector']} with {row['budget']} frames, answered by {row['model']}, question {row['id']!r}"
+        count = f"{row['budget']} frame{'s' * (row['budget'] != 1)}"
+        what = f"{row['selector']} with {count}, answered by {row['model']}, question {row['id']!r}"
         raise DataError(f"{where} and {folder} differ in {what}; report one of them, or give a selector another name")
     if row.get("pool"):
         other, there = pools.setdefault(row["video"], (row, folder))
@@ -130,11 +135,10 @@ def _add(
             )
 
 
-def _check_settings(settings: dict[str, Any], rows: dict[tuple[Any, ...], tuple[Row, Path]]) -> None:
+def _check_settings(settings: dict[str, Any], datasets: set[tuple[str, str]]) -> None:
     """Refuse evaluations that mean different things by one name."""
     asked: dict[str, tuple[Any, str]] = {}
     answered: dict[str, tuple[Any, str]] = {}
-    datasets = {(str(folder), row["dataset"]) for row, folder in rows.values()}
     for folder, described in settings.items():
         own = described.get("settings", {})
         for name in sorted(dataset for place, dataset in datasets if place == folder):

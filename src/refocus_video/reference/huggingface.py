@@ -238,7 +238,10 @@ class HuggingFaceReference:
             tokens = self._tokens_of(question.options)
             if len({tuple(t) for t in tokens}) != len(tokens) or not all(tokens):
                 options = list(question.options)
-                raise ReferenceModelError(f"the model's tokenizer cannot tell these options apart: {options}")
+                raise ReferenceModelError(
+                    f"the model's tokenizer cannot tell the options of {question.text!r} apart: {options}; "
+                    "answer by letter with reference.answer_mode=letters"
+                )
             return tokens
         if len(question.options) > 26:
             raise ReferenceModelError(f"options are lettered A to Z; found {len(question.options)} of them")
