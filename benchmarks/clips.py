@@ -113,8 +113,10 @@ def _draw_number(light: Any, number: int) -> None:
 
 LONG = (("preset", "veryfast"), ("bf", "3"), ("crf", "21"), ("sc_threshold", "0"))
 HEVC = (("preset", "veryfast"), ("crf", "24"))
+REFERENCES = (("preset", "veryfast"), ("bf", "3"), ("refs", "3"), ("crf", "21"))
 CLIPS = {
     "720p": Clip("720p H.264, keyframe every 10 s", 600),
+    "references": Clip("720p H.264, three reference pictures", 120, options=REFERENCES),
     "long-gop": Clip("720p H.264, keyframe every 120 s", 240, keyframe_every=3000, options=LONG),
     "hevc": Clip("720p HEVC, keyframe every 10 s", 120, codec="libx265", options=HEVC),
     "4k": Clip("4K H.264, keyframe every 10 s", 60, 3840, 2160),

@@ -4,7 +4,7 @@ Each reader runs in a process of its own with one decoder thread, and the number
 made once, which takes a quarter of an hour, and kept. The 10-minute file gives 512 frames, as many as the paper's policy
 takes; the shorter ones give as many as keeps that distance between frames.
 
-    python benchmarks/decode.py [--clips 720p long-gop hevc 4k] [--repeats 3] [--folder /tmp/refocus-clips]
+    python benchmarks/decode.py [--clips 720p references long-gop hevc 4k] [--repeats 3] [--folder /tmp/refocus-clips]
         [--python decord=ENV/bin/python] [--library-path torchcodec=FOLDER_OF_FFMPEG_LIBRARIES]
 
 A reader that cannot be imported is reported and left out.
