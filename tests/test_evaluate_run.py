@@ -538,6 +538,7 @@ def test_the_front_door_gives_what_the_selector_picks(examples: list[Example], c
     assert greedy.positions.tolist() == sorted(expected.positions.tolist())
     assert greedy.times.tolist() == candidates.times[greedy.positions].tolist()
     indexed = selector.open(examples[0].video)
+    assert repr(indexed) == f"IndexedVideo({examples[0].video!r}, 64 candidates, 0.00–{candidates.times[-1]:.2f} s)"
     assert indexed.select(question, 5).to_json() == greedy.to_json()
     sampled = [indexed.select(question, 5, temperature=1.0, seed=s).positions.tolist() for s in (0, 0, 1, 2)]
     assert sampled[0] == sampled[1]

@@ -125,7 +125,7 @@ class FrameSelector:
 
     Example::
 
-        selector = FrameSelector.from_pretrained("runs/demo/policy")
+        selector = FrameSelector.from_pretrained("runs/demo/train/policy")
         selection = selector.select("talk.mp4", "What is on the second slide?", frames=8)
         selection.times
     """
@@ -272,6 +272,11 @@ class IndexedVideo:
     timeline: Timeline
     """Which frames are its candidates."""
     indexed: OpenLearned
+
+    def __repr__(self) -> str:
+        """A line: the fields are a whole policy and everything that it keeps of the video."""
+        times = self.timeline.times
+        return f"IndexedVideo({self.timeline.video!r}, {len(times)} candidates, {times[0]:.2f}–{times[-1]:.2f} s)"
 
     def select(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""
