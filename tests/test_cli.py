@@ -382,10 +382,13 @@ def test_a_bad_question_file_is_named_by_line_and_field(here: Path, command: str
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--set", "train.sed=1"], r"unknown setting 'train\.sed'; known ones here: seed, max_steps, .*save_steps"),
+        (
+            ["--set", "train.sed=1"],
+            r"^refocus: override train\.sed: unknown setting 'train\.sed'; known ones here: seed, .*save_steps",
+        ),
         (["--set", "train.seed"], "an override is written key=value, found 'train.seed'"),
         (["--set", "train.seed=many"], r"setting 'train\.seed': .*integer.*found 'many'"),
-        (["--config", "nowhere.yaml"], r"no configuration file at nowhere\.yaml"),
+        (["--config", "nowhere.yaml"], r"no configuration file at nowhere\.yaml; .* one of haystack, lite, "),
         (["--config", "own.yaml"], r"own\.yaml: unknown setting 'trian'; known ones here: sampling, policy, .*train$"),
     ],
     ids=["key", "form", "value", "file", "file-key"],

@@ -12,13 +12,19 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from refocus_video.errors import ConfigError
 from refocus_video.settings import SECRET, Settings
 
 
 def named_config(name: str) -> Path:
-    """The YAML file called ``name``: a path, or one of those that come with the package."""
-    bundled = Path(__file__).parent / "configs" / f"{name}.yaml"
-    return bundled if bundled.is_file() and not Path(name).is_file() else Path(name)
+    """The YAML file called ``name``: a path, or one of those that come with the package; ConfigError where neither is."""
+    bundled = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.yaml")}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in bundled:
+        known = ", ".join(sorted(bundled))
+        raise ConfigError(f"no configuration file at {name}; give the path of a YAML file, or one of {known}")
+    return bundled[name]
 
 
 def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,18 +16,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def parse(cls, values: Any, source: str) -> Self:
+    def parse(cls, values: Any, source: str, overridden: tuple[str, ...] = ()) -> Self:
         """Validate a mapping, with one clear line for each thing that is wrong.
 
         Raises:
-            ConfigError: naming ``source``, the key, what was found, and the known keys where the key is unknown.
+            ConfigError: naming ``source``, or the override where the key is one of ``overridden``; the key, what was
+                found, and the known keys where the key is unknown.
         """
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ConfigError("; ".join(_explain(cls, item, source) for item in error.errors())) from None
+            raise ConfigError("; ".join(_explain(cls, item, source, overridden) for item in error.errors())) from None
 
     @classmethod
     def load(cls, path: Path | None, overrides: tuple[str, ...] = ()) -> Self:
@@ -37,14 +38,17 @@ class Settings(BaseModel):
             if not path.is_file():
                 raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
             try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+                values = yaml.safe_load(path.read_text(encoding="utf-8"))
             except (yaml.YAMLError, UnicodeDecodeError) as error:
                 raise ConfigError(f"{path}: not readable as YAML: {one_line(error)}") from None
+        if values is None:
+            raise ConfigError(f"{path} holds no settings; the defaults need no file")
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
         for override in overrides:
             _apply(values, override)
-        return cls.parse(values, str(path) if path else "settings")
+        keys = tuple(override.partition("=")[0] for override in overrides)
+        return cls.parse(values, str(path) if path else "settings", keys)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -66,9 +70,13 @@ SECRET = "holds_a_secret"
 """Type of a validation error about a value that must not be shown."""
 
 
-def _explain(cls: type[BaseModel], item: Any, source: str) -> str:
+def _explain(cls: type[BaseModel], item: Any, source: str, overridden: tuple[str, ...]) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-    if item["type"] == "extra_forbidden":
+    unknown = item["type"] == "extra_forbidden"
+    for key in overridden:  # its value stays unsaid, it may be a secret
+        if f"{where}.".startswith(f"{key}.") or (unknown and key.startswith(f"{where}.")):
+            source = f"override {key}"
+    if unknown:
         group: Any = cls
         for part in item["loc"][:-1]:
             if isinstance(part, int):  # an entry of a list of groups
