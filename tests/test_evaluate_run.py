@@ -14,7 +14,7 @@ from refocus_video.config import SamplingConfig
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.data.selections import Chosen
-from refocus_video.errors import BudgetError, ConfigError, DataError, ReferenceModelError
+from refocus_video.errors import BudgetError, ConfigError, DataError, QuestionError, ReferenceModelError
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
@@ -337,6 +337,20 @@ def test_a_model_that_fails_ends_the_run_which_can_be_gone_on_with(
     rows = evaluate(examples, [Answering(Watching(), "m")], plan, tmp_path, {})
     assert (tmp_path / "rows.jsonl").read_bytes().startswith(kept)
     assert not any(row["error"] for row in rows)
+
+
+def test_a_question_that_cannot_be_put_costs_no_other(examples: list[Example], tmp_path: Path) -> None:
+    class Picky(Watching):
+        def score(self, requests: Sequence[ScoreRequest]) -> list[torch.Tensor]:
+            if any(request.question == examples[1].question for request in requests):
+                raise QuestionError("cannot tell these options apart")
+            return super().score(requests)
+
+    assert examples[0].video == examples[1].video
+    chosen = [_elsewhere(examples[0], [3, 40]), _elsewhere(examples[1], [3, 40])]
+    rows = answer(chosen, examples, Answering(Picky(), "picky"), tmp_path / "rows.jsonl")
+    assert [row["error"] for row in rows] == [None, "cannot tell these options apart"]
+    assert rows[1]["correct"] is False
 
 
 # ------------------------------------------------------------------ answers in words

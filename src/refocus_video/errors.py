@@ -10,6 +10,7 @@
     ├── CheckpointError              weights or a folder that do not fit the model
     ├── StoreError                   a stored video index that cannot be read or written
     └── ReferenceModelError          a reference model that cannot score what it was given
+        └── QuestionError            a question that this model cannot be asked; others it can
 
 All derive from :class:`ValueError`, so a caller who only knows Python can catch them. The command line prints the
 message and exits with code 2. Broken invariants of our own are ``AssertionError`` and keep their traceback.
@@ -48,6 +49,10 @@ class ReferenceModelError(RefocusError):
     """A reference model cannot score what it was given."""
 
 
+class QuestionError(ReferenceModelError):
+    """One question cannot be put to a reference model, or not with so many frames."""
+
+
 def one_line(reason: object) -> str:
     """What someone else's error says, as part of a line of ours: without line breaks, at most 300 characters of it.
 
@@ -56,7 +61,7 @@ def one_line(reason: object) -> str:
     return " ".join(str(getattr(reason, "strerror", None) or reason).split())[:300]
 
 
-OF_ONE_VIDEO = (VideoError, BudgetError, DataError)
+OF_ONE_VIDEO = (VideoError, BudgetError, DataError, QuestionError)
 """What one video or question can cause: a run counts it and goes on. Anything else would hit the next one too, and ends the run,
 which can be gone on with once it is mended."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refocus_video.data.evidence import evidence_recall
 from refocus_video.data.selections import Chosen, check_frames, check_indices
-from refocus_video.errors import OF_ONE_VIDEO, DataError
+from refocus_video.errors import OF_ONE_VIDEO, DataError, QuestionError
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
 from refocus_video.evaluate.text import Similarity, exact_match, token_f1, wups
@@ -142,11 +142,14 @@ def _answers(
         subsets = np.stack([np.searchsorted(shown, chosen[place].frame_indices) for place in places])
         requests.append(_request(examples[identity], subsets, features, times, duration))
     with stages.of("answering", answering.name):
-        replies = list(_replies(requests, answering))
+        replies = _replies_apart(requests, answering)
     found: dict[int, Row] = {}
     with stages.of("judging"):
         for ((identity, _), places), of_request in zip(groups, replies, strict=True):
             example = examples[identity]
+            if isinstance(of_request, QuestionError):
+                reasons |= dict.fromkeys(places, str(of_request))
+                continue
             for place, reply in zip(places, of_request, strict=True):
                 seen = times[np.searchsorted(shown, chosen[place].frame_indices)]
                 said = {"recall": evidence_recall(example, seen.tolist())} | _verdict(reply, example, answering)
@@ -201,7 +204,27 @@ def _groups(chosen: Sequence[tuple[int, Chosen]]) -> list[tuple[tuple[str, int],
     return list(groups.items())
 
 
-def _replies(requests: Sequence[ScoreRequest], answering: Answering) -> Iterator[Sequence[Tensor | str]]:
+Replies = Sequence[Tensor | str]
+"""To the subsets of one request: scores of the options, (O,) each, or texts."""
+
+
+def _replies_apart(requests: Sequence[ScoreRequest], answering: Answering) -> list[Replies | QuestionError]:
+    """The replies to all requests, in one call where that goes well: a question that cannot be put costs no other one."""
+    try:
+        return list(_replies(requests, answering))
+    except QuestionError:
+        return [_alone(request, answering) for request in requests]
+
+
+def _alone(request: ScoreRequest, answering: Answering) -> Replies | QuestionError:
+    try:
+        (found,) = _replies([request], answering)
+        return found
+    except QuestionError as error:
+        return error
+
+
+def _replies(requests: Sequence[ScoreRequest], answering: Answering) -> Iterator[Replies]:
     """What the model says to every subset of every request: scores of the options, (O,), or a text."""
     written = [answering.in_words or not request.question.options for request in requests]
     scored = [r for r, words in zip(requests, written, strict=True) if not words]

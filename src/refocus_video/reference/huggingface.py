@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from refocus_video.errors import ReferenceModelError
+from refocus_video.errors import QuestionError, ReferenceModelError
 from refocus_video.reference.answers import mean_log_probs, starts
 from refocus_video.reference.base import ScoreRequest, unique_subsets
 from refocus_video.reference.families import FAMILIES, Family
@@ -238,19 +238,19 @@ class HuggingFaceReference:
             tokens = self._tokens_of(question.options)
             if len({tuple(t) for t in tokens}) != len(tokens) or not all(tokens):
                 options = list(question.options)
-                raise ReferenceModelError(
+                raise QuestionError(
                     f"the model's tokenizer cannot tell the options of {question.text!r} apart: {options}; "
                     "answer by letter with reference.answer_mode=letters"
                 )
             return tokens
         if len(question.options) > 26:
-            raise ReferenceModelError(f"options are lettered A to Z; found {len(question.options)} of them")
+            raise QuestionError(f"options are lettered A to Z; found {len(question.options)} of them")
         letters = [letter(i) for i in range(len(question.options))]
         tokens = self._tokens_of(letters)
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         for i, (name, token) in enumerate(zip(letters, tokens, strict=True)):
             if len(token) != 1 or token[0] == unknown or token in tokens[:i]:
-                raise ReferenceModelError(
+                raise QuestionError(
                     f"{len(letters)} options need the letters A to {letters[-1]}, but the model's tokenizer has no "
                     f"token of its own for {name}; give at most {i} options or use the answer mode words"
                 )
@@ -262,7 +262,7 @@ class HuggingFaceReference:
             return self.option_tokens(request.question)
         tokens = self._tokens_of(request.texts)
         if not all(tokens):
-            raise ReferenceModelError(f"the model's tokenizer has no token for one of these texts: {request.texts}")
+            raise QuestionError(f"the model's tokenizer has no token for one of these texts: {request.texts}")
         return tokens
 
     def _tokens_of(self, answers: Sequence[str]) -> list[list[int]]:
@@ -322,7 +322,7 @@ class HuggingFaceReference:
         longest = max(rows, key=lambda r: len(r.ids))
         limit = getattr(self._text_config, "max_position_embeddings", None)
         if limit is not None and len(longest.ids) > limit:
-            raise ReferenceModelError(
+            raise QuestionError(
                 f"{len(longest.row.times)} frames and the question are {len(longest.ids)} tokens, {longest.visual} of "
                 f"them for the frames, but the reference model reads at most {limit}; show fewer or smaller frames"
             )

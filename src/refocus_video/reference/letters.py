@@ -2,7 +2,7 @@
 
 import re
 
-from refocus_video.errors import ReferenceModelError
+from refocus_video.errors import QuestionError
 from refocus_video.types import Question
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
@@ -24,7 +24,7 @@ def letter(position: int) -> str:
 def check_lettered(question: Question) -> None:
     """Raise :class:`ReferenceModelError` if a question has no options, or more than there are letters."""
     if not 2 <= len(question.options) <= 26:
-        raise ReferenceModelError(
+        raise QuestionError(
             f"options are lettered A to Z, at least 2 of them; question {question.text!r} has {len(question.options)}"
         )
 

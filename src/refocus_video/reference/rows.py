@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from refocus_video.errors import ReferenceModelError
+from refocus_video.errors import QuestionError
 from refocus_video.reference.base import FrameFeatures
 from refocus_video.reference.families import Family, kept_tokens
 from refocus_video.reference.render import prompt
@@ -102,7 +102,7 @@ class RowMaker:
             # One placeholder too many would take a visual token from the next row, without a trace.
             expected = sum(counts) + self.trailing * bool(counts)
             if found != expected:
-                raise ReferenceModelError(
+                raise QuestionError(
                     f"{found} placeholders {self.family.placeholder} for {expected} visual tokens; "
                     f"the question or an option must not contain it: {row.text!r}"
                 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.config import EndpointConfig
-from refocus_video.errors import ReferenceModelError
+from refocus_video.errors import QuestionError, ReferenceModelError
 from refocus_video.reference.base import ScoreRequest, whole
 from refocus_video.reference.endpoint.cache import ReplyCache, request_key
 from refocus_video.reference.endpoint.client import EndpointClient
@@ -117,7 +117,7 @@ class EndpointReference:
         """
         for request in requests:
             if request.texts is not None:
-                raise ReferenceModelError(
+                raise QuestionError(
                     f"endpoint {self.config.url}: a server does not tell how likely a given text is, and question "
                     f"{request.question.text!r} has no options; score it with a local model"
                 )
