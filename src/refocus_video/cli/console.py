@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from rich.text import Text
 MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this is the first, or only, of the processes that a launcher such as torchrun has started."""
 
+LINE_SECONDS = 60.0
+"""Between two lines of progress, where a bar cannot be drawn."""
+
 notes = Console(stderr=True, highlight=False)
 results = Console(highlight=False, quiet=not MAIN_PROCESS)
 if not results.is_terminal and "COLUMNS" not in os.environ:
@@ -24,8 +28,38 @@ if not results.is_terminal and "COLUMNS" not in os.environ:
 def progress(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     """A bar; the function it gives advances it by one, and takes ``note="…"`` to show beside the bar.
 
-    A ``total`` of None stands for one that is not known.
+    A ``total`` of None stands for one that is not known. Where stderr is no terminal (a log file, CI), lines stand for the bar:
+    one at the start, at most one a minute, one at the end.
     """
+    with _bar(title, total) if notes.is_terminal else _lines(title, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    done, said, last = 0, "", time.monotonic()
+
+    def tell() -> None:
+        if MAIN_PROCESS:
+            line = f"{title}: {done}/{'?' if total is None else total} {said}".rstrip()
+            notes.print(line, markup=False, soft_wrap=True)
+
+    def advance(*_: Any, note: str = "") -> None:
+        nonlocal done, said, last
+        done, said = done + 1, note or said
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            tell()
+
+    tell()
+    try:
+        yield advance
+    finally:  # after a failure too: how far it came
+        tell()
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=28),
