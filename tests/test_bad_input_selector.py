@@ -75,6 +75,17 @@ def test_a_folder_that_is_no_checkpoint(here: Path, name: str, said: str) -> Non
     assert tree(here) == before
 
 
+@pytest.mark.parametrize("settings", [None, "{}"])
+def test_the_parent_folder_of_a_policy(here: Path, settings: str | None) -> None:
+    """What a training run writes into, with or without a config.json of its own."""
+    shutil.copytree(here / POLICY, here / "train" / "policy")
+    if settings is not None:
+        (here / "train" / "config.json").write_text(settings)
+    assert "train is no policy, but there is one in train/policy; give that folder" in complaint(
+        refocus(*select("train"))
+    )
+
+
 @pytest.mark.parametrize("policy", [POLICY, RELEASED])
 @pytest.mark.parametrize("kept", [0, 7, 300, -1])
 def test_a_truncated_safetensors_file(here: Path, policy: str, kept: int) -> None:

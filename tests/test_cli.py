@@ -40,7 +40,7 @@ TINY = (
 
 
 BAR = re.compile(
-    r"(looking at videos|reward variance|evaluating|writing videos|indexing|showing evidence|converting) .*\d+/(\d+|\?) "
+    r"(looking at videos|reward variance|evaluating|writing videos|indexing|showing evidence|converting)\b.*\d+/(\d+|\?)( |$)"
 )
 
 

@@ -112,8 +112,12 @@ def load_folder(
     """
     folder = local_folder(name, "policy folder")
     stamp = folder_stamp(folder)
-    fields = read_json(folder / CONFIG_FILE)
+    inside = folder / "policy"  # where a training run puts it
+    holds_one = (inside / CONFIG_FILE).is_file()
+    fields = {} if holds_one and not (folder / CONFIG_FILE).is_file() else read_json(folder / CONFIG_FILE)
     kind = fields.get("model_type")
+    if kind is None and holds_one:
+        raise CheckpointError(f"{folder} is no policy, but there is one in {inside}; give that folder")
     if kind in RELEASED_TYPES:
         config, weights, released = from_released(fields, read_weights(folder), folder, vision, vision_tower)
         if released.unused:
