@@ -23,6 +23,7 @@ from typer.main import get_command
 from refocus_video.cli.main import app, main
 from refocus_video.config import RunConfig, named_config
 from refocus_video.device import resolve
+from refocus_video.files import alone_in
 from refocus_video.train.setup import new_policy
 from video_clips import write_clip
 
@@ -759,3 +760,11 @@ def test_two_processes_train_one_policy_and_write_once(run: Run, tmp_path: Path)
     assert all(name.endswith(".safetensors") for name in wrote[1])
     assert not set(wrote[1]) & set(wrote[0])
     assert len(list((output / "features").iterdir())) == 4
+
+
+@pytest.mark.parametrize("command", ["filter", "train", "eval"])
+def test_two_runs_do_not_share_a_folder(run: Run, tmp_path: Path, command: str) -> None:
+    with alone_in(tmp_path):
+        questions = run.folder / "data" / "train.jsonl"
+        line = complaint(refocus(command, questions, "--output", tmp_path, *TINY))
+    assert line == f"refocus: another run is at work in {tmp_path}; wait for it, or choose another --output"

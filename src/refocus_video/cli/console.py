@@ -5,12 +5,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from refocus_video.files import alone_in
 
 MAIN_PROCESS = os.environ.get("RANK", "0") == "0"
 """Whether this is the first, or only, of the processes that a launcher such as torchrun has started."""
@@ -114,3 +117,13 @@ def show_usage(usage: list[dict[str, Any]]) -> None:
             *([f"{row['unanswered']} replies without a letter"] if row["unanswered"] else []),
         ]
         notes.print(f"{row['model']} at {row['url']}: {', '.join(parts)}", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Hold the folder of a run; the processes of one launch are one run."""
+    if MAIN_PROCESS:
+        with alone_in(output):
+            yield
+    else:
+        yield

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import (
     AsJson,
     Budgets,
@@ -84,7 +84,8 @@ def eval_(
         wups=wups,
         judge=None if judge is None else model_config(found, judge, "--judge"),
     )
-    results = run_comparison(questions, comparison, output, found, progress)
+    with only_run(output):
+        results = run_comparison(questions, comparison, output, found, progress)
     if as_json:
         print_json(next(iter(results.values())) if len(results) == 1 else results)
         return

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config
 
 
@@ -39,7 +39,8 @@ def filter_(
 
     chosen = [f"filter.{key}={value}" for key, value in (("threshold", threshold), ("keep", keep)) if value is not None]
     settings = load_config(config, [*(overrides or ()), *chosen], device)
-    numbers = filter_questions(questions, output, settings, progress, features=features, parquet=parquet)
+    with only_run(output):
+        numbers = filter_questions(questions, output, settings, progress, features=features, parquet=parquet)
     if as_json:
         print_json(numbers)
     else:

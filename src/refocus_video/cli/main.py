@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from refocus_video.cli.choose import choose
-from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.data import app as data
 from refocus_video.cli.eval import eval_, print_results, selectors
 from refocus_video.cli.filter import filter_
@@ -207,7 +207,8 @@ def train(
     """
     from refocus_video.pipeline import train_policy
 
-    numbers = train_policy(questions, output, load_config(config, overrides, device), progress, features=features)
+    with only_run(output):
+        numbers = train_policy(questions, output, load_config(config, overrides, device), progress, features=features)
     if as_json:
         print_json(numbers)
     else:
@@ -228,7 +229,8 @@ def demo(
     from refocus_video.demo import run_demo
 
     hide_loading_bars()
-    results = run_demo(output, seed, tuple(overrides or ()), progress)
+    with only_run(output):
+        results = run_demo(output, seed, tuple(overrides or ()), progress)
     if as_json:
         print_json(results)
     else:

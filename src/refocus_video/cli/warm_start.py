@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, warn_failures
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, warn_failures
 from refocus_video.cli.options import AsJson, ConfigName, Device, Features, Overrides, Questions, load_config
 
 
@@ -38,9 +38,10 @@ def warm_start(
     given = [
         f"{key}={value}" for key, value in (("start.policy", start), ("warm.teacher", teacher)) if value is not None
     ]
-    numbers = run(
-        questions, output, load_config(config, [*given, *(overrides or ())], device), progress, features=features
-    )
+    with only_run(output):
+        numbers = run(
+            questions, output, load_config(config, [*given, *(overrides or ())], device), progress, features=features
+        )
     if as_json:
         print_json(numbers)
         return
