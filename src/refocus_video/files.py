@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, RefocusError
 
 
 @contextmanager
@@ -47,6 +47,17 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write below what is no folder, before any work is done; it need not be there yet.
+
+    Raises:
+        RefocusError: it, or what it should lie in, is a file.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise RefocusError(f"{path} is a file; give a folder")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from refocus_video.cli.options import (
     Selectors,
     load_config,
     numbers,
+    output_file,
     selector_specs,
 )
 
@@ -27,7 +28,9 @@ def choose(
     selector: Selectors = None,
     policy: Policy = "haystack-tiny",
     budgets: Budgets = "8,32",
-    output: Annotated[Path, typer.Option(help="Selection file to write.")] = Path("selections.jsonl"),
+    output: Annotated[Path, typer.Option(help="Selection file to write.", callback=output_file)] = Path(
+        "selections.jsonl"
+    ),
     controls: Controls = False,
     device: Device = None,
     config: ConfigName = None,

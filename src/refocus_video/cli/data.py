@@ -8,7 +8,7 @@ import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
 from refocus_video.cli.import_selections import import_selections
-from refocus_video.cli.options import AsJson
+from refocus_video.cli.options import AsJson, output_file
 from refocus_video.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def convert(
         Path,
         typer.Option(help="Folder below which the videos lie, nested as they like.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="Question file to write.")] = Path("questions.jsonl"),
+    output: Annotated[Path, typer.Option(help="Question file to write.", callback=output_file)] = Path(
+        "questions.jsonl"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Write the questions of a public data set as JSONL, as filter, train and eval read it.

@@ -18,6 +18,7 @@ from refocus_video.cli.options import (
     load_config,
     model_config,
     numbers,
+    output_folder,
     selector_specs,
 )
 
@@ -39,7 +40,10 @@ def eval_(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Folder for selections.jsonl, rows.jsonl, results.json and report.html.")
+        Path,
+        typer.Option(
+            help="Folder for selections.jsonl, rows.jsonl, results.json and report.html.", callback=output_folder
+        ),
     ] = Path("runs/eval"),
     budgets: Budgets = "1,2,4,8",
     controls: Controls = True,

@@ -6,13 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config, output_folder
 
 
 def filter_(
     questions: Questions,
     output: Annotated[
-        Path, typer.Option(help="Folder for kept.jsonl, variances.jsonl, filter.json, histogram.png and manifest.json.")
+        Path,
+        typer.Option(
+            help="Folder for kept.jsonl, variances.jsonl, filter.json, histogram.png and manifest.json.",
+            callback=output_folder,
+        ),
     ] = Path("runs/filter"),
     threshold: Annotated[
         float | None, typer.Option(help="Keep variances above this τ; the configuration's if left out.")

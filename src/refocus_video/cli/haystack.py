@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress
-from refocus_video.cli.options import AsJson, ConfigName, Overrides, hide_loading_bars
+from refocus_video.cli.options import AsJson, ConfigName, Overrides, hide_loading_bars, output_folder
 
 app = typer.Typer(
     help="Generated videos in which the moment that matters depends on the question.",
@@ -18,7 +18,9 @@ app = typer.Typer(
 
 @app.command("generate", short_help="Write videos with hidden cards, and questions about them.")
 def generate(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to write.", show_default=False, callback=output_folder)
+    ],
     train: Annotated[int, typer.Option(min=1, help="Training videos.")] = 2000,
     validation: Annotated[int, typer.Option(min=1, help="Validation videos.")] = 100,
     test: Annotated[int, typer.Option(min=1, help="Test videos.")] = 150,
@@ -56,7 +58,9 @@ def train_reference(
         Path,
         typer.Argument(metavar="FOLDER", help="A folder made by `refocus haystack generate`.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/reference"),
+    output: Annotated[Path, typer.Option(help="Where to write the model.", callback=output_folder)] = Path(
+        "runs/reference"
+    ),
     config: ConfigName = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -88,7 +92,9 @@ def train_relevance(
         Path,
         typer.Argument(metavar="FOLDER", help="A folder made by `refocus haystack generate`.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("runs/relevance"),
+    output: Annotated[Path, typer.Option(help="Where to write the model.", callback=output_folder)] = Path(
+        "runs/relevance"
+    ),
     config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,

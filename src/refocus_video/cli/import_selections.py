@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refocus_video.cli.console import print_json, print_table, progress, warn_failures
-from refocus_video.cli.options import AsJson
+from refocus_video.cli.options import AsJson, output_file
 from refocus_video.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def import_selections(
         int | None,
         typer.Option(min=1, help="Frames asked for; those of the longest list if left out.", show_default=False),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Selection file to write.")] = Path("selections.jsonl"),
+    output: Annotated[Path, typer.Option(help="Selection file to write.", callback=output_file)] = Path(
+        "selections.jsonl"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Write frame lists that others have published as a selection file.

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress
-from refocus_video.cli.options import AsJson, Overrides, hide_loading_bars
+from refocus_video.cli.options import AsJson, Overrides, hide_loading_bars, output_folder
 from refocus_video.errors import CheckpointError
 
 DEFAULT_TOWERS = {False: "google/siglip-so400m-patch14-384", True: "google/siglip-base-patch16-224"}
@@ -18,7 +18,7 @@ VOCABULARY_MULTIPLE = 16
 
 
 def init(
-    output: Annotated[Path, typer.Option(help="Folder for the policy.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder for the policy.", show_default=False, callback=output_folder)],
     preset: Annotated[
         str, typer.Option(help="0.3b, 1.3b, 2.7b, lite, or lite-14x14 … lite-1x1 by tokens a frame.")
     ] = "lite",

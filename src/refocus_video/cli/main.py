@@ -31,6 +31,7 @@ from refocus_video.cli.options import (
     Questions,
     hide_loading_bars,
     load_config,
+    output_folder,
 )
 from refocus_video.cli.probe import app as probe
 from refocus_video.cli.quality import quality
@@ -194,7 +195,13 @@ def select(
 @app.command(short_help="Train a policy by reinforcement learning.")
 def train(
     questions: Questions,
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/train"),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for checkpoints, metrics and the policy.",
+            callback=output_folder,
+        ),
+    ] = Path("runs/train"),
     features: Features = None,
     device: Device = None,
     config: ConfigName = None,
@@ -220,7 +227,13 @@ def train(
 
 @app.command(short_help="Do the whole job on a laptop, down to a report.")
 def demo(
-    output: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Where everything goes.",
+            callback=output_folder,
+        ),
+    ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of videos, policy and training.")] = 0,
     overrides: Overrides = None,
     as_json: AsJson = False,

@@ -17,6 +17,7 @@ from refocus_video.cli.options import (
     load_config,
     model_config,
     numbers,
+    output_folder,
     selector_specs,
 )
 from refocus_video.errors import DataError
@@ -48,9 +49,13 @@ def needle(
         str | None,
         typer.Option(metavar="NAME,KEY=VALUE", help="Who answers from the picked frames; nobody if left out."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for needle.json, needle.jsonl and needle.svg.")] = Path(
-        "runs/needle"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for needle.json, needle.jsonl and needle.svg.",
+            callback=output_folder,
+        ),
+    ] = Path("runs/needle"),
     lengths: Annotated[str, typer.Option(help="Numbers of candidate frames, comma-separated.")] = "64,128,256,512,1024",
     depths: Annotated[str, typer.Option(help="Where the needle lies, in percent of the film.")] = "0,25,50,75,100",
     budgets: Budgets = "1,4,8",

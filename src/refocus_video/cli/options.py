@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes
-from refocus_video.errors import DataError
+from refocus_video.errors import DataError, RefocusError
+from refocus_video.files import check_folder
 
 if TYPE_CHECKING:
     from refocus_video.evaluation import Spec
@@ -59,6 +60,21 @@ MaxCandidates = Annotated[int, typer.Option(help="At most this many candidate fr
 ByContent = Annotated[
     bool, typer.Option("--by-content", help="Know a video by its bytes instead of path, size and time of change.")
 ]
+
+
+def output_folder(folder: Path | None) -> Path | None:
+    """Of an option: refuses what is a file when the command line is read, before any work is done."""
+    if folder is not None:
+        check_folder(folder)
+    return folder
+
+
+def output_file(path: Path) -> Path:
+    """Of an option: refuses what is a folder, or would lie in a file."""
+    if path.is_dir():
+        raise RefocusError(f"{path} is a folder; give the name of a file")
+    check_folder(path.parent)
+    return path
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from refocus_video.cli.options import (
     load_config,
     model_config,
     numbers,
+    output_folder,
 )
 
 app = typer.Typer(
@@ -29,7 +30,9 @@ Model = Annotated[
     str | None,
     typer.Option(metavar="NAME,KEY=VALUE", help="Who answers. The configuration's reference if left out."),
 ]
-Output = Annotated[Path, typer.Option(help="Folder for the JSON, the JSONL of rows and the figure.")]
+Output = Annotated[
+    Path, typer.Option(help="Folder for the JSON, the JSONL of rows and the figure.", callback=output_folder)
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")]
 OUTPUT = Path("runs/probe")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table
-from refocus_video.cli.options import AsJson
+from refocus_video.cli.options import AsJson, output_folder
 
 
 def quality(
@@ -29,7 +29,11 @@ def quality(
     within: Annotated[float, typer.Option(metavar="SECONDS", help="A frame covers so much on each side.")] = 5.0,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for quality.json and quality.csv, one row a question.", show_default=False),
+        typer.Option(
+            help="Folder for quality.json and quality.csv, one row a question.",
+            show_default=False,
+            callback=output_folder,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from refocus_video.cli.console import notes, print_json, print_table, progress, results, show_usage, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config
+from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config, output_folder
 
 app = typer.Typer(
     help="Whether a reference LMM can teach a policy.",
@@ -24,9 +24,9 @@ def _root() -> None:
 @app.command("check", short_help="Measure calibration, letter bias, and whether hiding pays.")
 def check(
     questions: Questions,
-    output: Annotated[Path, typer.Option(help="Folder for check.json, check.html and rows.jsonl.")] = Path(
-        "runs/reference-check"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Folder for check.json, check.html and rows.jsonl.", callback=output_folder)
+    ] = Path("runs/reference-check"),
     frames: Annotated[int, typer.Option("--frames", "-k", min=1, help="Frames in each subset.")] = 8,
     subsets: Annotated[int, typer.Option(help="Random subsets of each question.")] = 8,
     videos: Annotated[

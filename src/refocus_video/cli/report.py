@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from refocus_video.cli.console import notes, print_json, progress
-from refocus_video.cli.options import AsJson
+from refocus_video.cli.options import AsJson, output_folder
 
 
 def report(
@@ -17,7 +17,11 @@ def report(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(help="Folder for report.html, tables.md, tables.tex, results.csv and results.json.")
+        Path,
+        typer.Option(
+            help="Folder for report.html, tables.md, tables.tex, results.csv and results.json.",
+            callback=output_folder,
+        ),
     ] = Path("runs/report"),
     baseline: Annotated[
         str | None, typer.Option(help="The selector that gains are measured against; uniform if left out.")

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, warn_failures
-from refocus_video.cli.options import AsJson, ConfigName, Device, Features, Overrides, Questions, load_config
+from refocus_video.cli.options import (
+    AsJson,
+    ConfigName,
+    Device,
+    Features,
+    Overrides,
+    Questions,
+    load_config,
+    output_folder,
+)
 
 
 def warm_start(
@@ -21,7 +30,13 @@ def warm_start(
         str | None,
         typer.Option(help="Folder or hub id of an image–text model; the one that the tower comes from if left out."),
     ] = None,
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, metrics and the policy.")] = Path("runs/warm"),
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for checkpoints, metrics and the policy.",
+            callback=output_folder,
+        ),
+    ] = Path("runs/warm"),
     features: Features = None,
     device: Device = None,
     config: ConfigName = None,
