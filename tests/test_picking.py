@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,14 @@ def test_options_are_those_of_picking() -> None:
     assert set(Options.__annotations__) == {field.name for field in fields(Picking)}
     with pytest.raises(ConfigError, match=r"whole numbers; found \[1.5\]"):
         Picking(forced=[1.5])  # type: ignore[list-item]
+
+
+def test_an_unknown_option_is_told_before_the_video_is_opened() -> None:
+    said = r"select, select_many and explain have no option 'frame'; they take frames, temperature, .*forced$"
+    video, selector = indexed(), FrameSelector(tiny_policy())
+    for ask in (video.select, video.explain, partial(selector.select, "missing.mp4")):
+        with pytest.raises(ConfigError, match=said):
+            ask(QUESTION, frame=1)  # type: ignore[call-arg]
+    for ask_many in (video.select_many, partial(selector.select_many, "missing.mp4")):
+        with pytest.raises(ConfigError, match=said):
+            ask_many([QUESTION], frame=1)  # type: ignore[call-arg]

@@ -247,6 +247,7 @@ class FrameSelector:
                 pick does not exist, comes twice, or rules the budget out.
             ConfigError: if the options do not go together.
         """
+        Picking.of(options)  # a wrong option is told before the video is decoded
         return self.open(video).select(question, frames, **options)
 
     def select_many(
@@ -256,12 +257,14 @@ class FrameSelector:
 
         Each question gets what it gets alone, sampled or not.
         """
+        Picking.of(options)  # a wrong option is told before the video is decoded
         return self.open(video).select_many(questions, frames, **options)
 
     def explain(
         self, video: str | Path, question: str | Question, frames: int = 8, **options: Unpack[Options]
     ) -> Explanation:
         """Pick frames for a question and tell what the policy thought at each pick; see :meth:`select`."""
+        Picking.of(options)  # a wrong option is told before the video is decoded
         return self.open(video).explain(question, frames, **options)
 
 
@@ -289,13 +292,13 @@ class IndexedVideo:
         if isinstance(questions, str):
             raise DataError(f"select_many takes a list of questions, found the text {questions!r}; put it into a list")
         asked = [_question(question) for question in questions]
-        picks, name = self._picked(asked, frames, Picking(**options)), self.indexed.selector.name
+        picks, name = self._picked(asked, frames, Picking.of(options)), self.indexed.selector.name
         return [to_selection(pick, self.timeline, q, name) for pick, q in zip(picks, asked, strict=True)]
 
     def explain(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Explanation:
         """Pick frames and tell what the policy thought at each pick; see :meth:`FrameSelector.explain`."""
         asked = _question(question)
-        (pick,) = self._picked([asked], frames, Picking(**options), explain=True)
+        (pick,) = self._picked([asked], frames, Picking.of(options), explain=True)
         assert pick.distributions is not None, "an explanation was asked for"
         selection = to_selection(pick, self.timeline, asked, self.indexed.selector.name)
         return Explanation(selection, self.timeline, pick.positions, pick.distributions)

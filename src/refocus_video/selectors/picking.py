@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
-from typing import Literal, TypedDict, get_args
+from typing import Literal, Self, TypedDict, get_args
 
 import torch
 from torch import Tensor
@@ -80,6 +80,19 @@ class Picking:
 
         if not all(isinstance(position, Integral) for position in self.forced):
             raise ConfigError(f"forced picks are positions of candidates, whole numbers; found {list(self.forced)}")
+
+    @classmethod
+    def of(cls, options: Options) -> Self:
+        """The options that a caller gave by name.
+
+        Raises:
+            ConfigError: if there is no such option, or one holds what it must not.
+        """
+        unknown = ", ".join(repr(name) for name in options if name not in Options.__annotations__)
+        if unknown:
+            known = ", ".join(("frames", *Options.__annotations__))
+            raise ConfigError(f"select, select_many and explain have no option {unknown}; they take {known}")
+        return cls(**options)
 
     @property
     def resolved(self) -> Strategy:
