@@ -1,5 +1,6 @@
 """Videos are indexed as a stream: the same numbers as at once, in constant memory, and further frames are appended."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from refocus_video.config import SamplingConfig
 from refocus_video.errors import BudgetError, DataError, VideoError
 from refocus_video.policy.records import VideoIndex
 from refocus_video.selectors.learned import FrameSelector, Learned
+from refocus_video.selectors.store import IndexStore
 from refocus_video.selectors.stream import IndexingProgress, index_video
 from refocus_video.types import Question, Timeline
 from refocus_video.video.ahead import ahead
@@ -110,6 +112,7 @@ import resource, sys
 import torch
 sys.path.insert(0, {tests!r})
 from refocus_video.config import SamplingConfig
+from refocus_video.selectors.store import IndexStore
 from refocus_video.selectors.stream import index_video
 from tiny_policy import tiny_config, tiny_policy
 
@@ -194,6 +197,16 @@ def test_a_file_that_breaks_off_says_so(clip: Path, tmp_path: Path, monkeypatch:
 # ------------------------------------------------------------------ frames pushed by the caller
 
 
+def test_a_selector_prints_as_one_line(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    assert re.fullmatch(
+        r"FrameSelector\(0\.\d M parameters, cpu, float32, 4 candidates a second, at most 512, no store\)",
+        repr(FrameSelector(policy)),
+    )
+    kept = FrameSelector(policy, sampling=SamplingConfig(fps=0.5, max_frames=None), store=IndexStore(tmp_path))
+    assert repr(kept).endswith(f"0.5 candidates a second, no limit, store {str(tmp_path)!r})")
+
+
 def test_pushed_frames_give_what_a_file_with_them_gives(clip: Path) -> None:
     selector = FrameSelector(tiny_policy(), sampling=SAMPLING)
     candidates = load_candidates(clip, (32, 32), SAMPLING)
@@ -207,6 +220,7 @@ def test_pushed_frames_give_what_a_file_with_them_gives(clip: Path) -> None:
 
 def test_pushed_frames_may_have_any_size_and_are_numbered_on() -> None:
     live = FrameSelector(tiny_policy()).live()
+    assert repr(live) == "LiveVideo('live', 0 candidates)"
     with pytest.raises(BudgetError, match="live has no candidate frame yet"):
         live.select(QUESTION, 1)
     live.push(np.stack([barcode(k) for k in range(3)]), np.array([0.0, 0.5, 1.0]))
@@ -259,6 +273,7 @@ def test_a_growing_file_is_appended_to(tmp_path: Path) -> None:
     write_clip(path, pts[:60], options={"g": "10"})
     video = selector.follow(path)
     assert len(video) == 9  # of 60 frames 16 are held back
+    assert repr(video) == f"GrowingVideo({str(path)!r}, 9 candidates, 0.08–1.68 s)"
     assert video.refresh() == 0
     write_clip(path, pts, options={"g": "10"})
     assert video.refresh() == 8

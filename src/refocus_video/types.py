@@ -116,6 +116,11 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.frame_indices)
 
+    def summary(self) -> str:
+        """The video, how many candidates there are, and from when to when."""
+        span = f", {self.times[0]:.2f}–{self.times[-1]:.2f} s" if len(self) else ""
+        return f"{self.video!r}, {len(self)} candidates{span}"
+
 
 @dataclass(frozen=True, slots=True)
 class Candidates:

@@ -145,6 +145,15 @@ class FrameSelector:
         self.store = store
         self._revision: tuple[list[tuple[int, int]], str] | None = None
 
+    def __repr__(self) -> str:
+        """A line: how large the policy is, where it runs, which frames are candidates, and where indexes are kept."""
+        millions = sum(weight.numel() for weight in self.policy.parameters()) / 1e6
+        dtype = str(self.policy.logit_scale.dtype).removeprefix("torch.")
+        kept = "no store" if self.store is None else f"store {str(self.store.folder)!r}"
+        rate, most = self.sampling.fps, self.sampling.max_frames
+        frames = f"{rate:g} candidates a second, {f'at most {most}' if most else 'no limit'}"
+        return f"FrameSelector({millions:.1f} M parameters, {self.policy.device}, {dtype}, {frames}, {kept})"
+
     @classmethod
     def from_pretrained(
         cls,
@@ -278,8 +287,7 @@ class IndexedVideo:
 
     def __repr__(self) -> str:
         """A line: the fields are a whole policy and everything that it keeps of the video."""
-        times = self.timeline.times
-        return f"IndexedVideo({self.timeline.video!r}, {len(times)} candidates, {times[0]:.2f}–{times[-1]:.2f} s)"
+        return f"IndexedVideo({self.timeline.summary()})"
 
     def select(self, question: str | Question, frames: int = 8, **options: Unpack[Options]) -> Selection:
         """Pick frames for a question; see :meth:`FrameSelector.select`."""

@@ -43,6 +43,10 @@ class LiveVideo:
         self._timeline = Timeline(name, np.empty(0, np.int64), np.empty(0, np.float64))
         self._index = policy.start_index()
 
+    def __repr__(self) -> str:
+        """A line: the name, and which frames there are so far."""
+        return f"{type(self).__name__}({self._timeline.summary()})"
+
     def __len__(self) -> int:
         return len(self._timeline)
 
