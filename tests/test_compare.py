@@ -327,6 +327,7 @@ def test_sections_without_data_are_left_out(tmp_path: Path) -> None:
         {"group": "all", "rank": 1, "influence": 0.2, "influence_low": 0.1, "influence_high": 0.3, "flipped": 0.1, "n": 4}
     ]},)))  # fmt: skip
     check_page(only)
+    assert "lines at the left: 95" in only, "the shares of answers at the right have no intervals"
     assert "Influence of single frames" in only and "Failures" not in only
 
 

@@ -121,7 +121,7 @@ def influence_bars(rows: Sequence[Row]) -> str:
     percent_axis(right)
     for axes in (left, right):
         axes.set_xticks(ranks)
-    figure.supxlabel("picked as number     (lines: 95 % interval)", fontsize=12, color=MUTED)
+    figure.supxlabel("picked as number     (lines at the left: 95 % interval)", fontsize=12, color=MUTED)
     return to_svg(figure, "influence")
 
 
