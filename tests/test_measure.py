@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from refocus_video.cli.main import app
+from refocus_video.data.examples import parse_example
 from refocus_video.data.selections import Chosen, write_selections
 from refocus_video.errors import DataError
 from refocus_video.evaluate import quality
-from refocus_video.evaluate.measure import COLUMNS, run_quality
+from refocus_video.evaluate.measure import COLUMNS, run_quality, stated_seconds
 
 QUESTIONS: list[dict[str, Any]] = [
     {"id": "a1", "video": "a.mp4", "evidence": [[0, 2], [20, 22]], "metadata": {"duration": 100}},
@@ -62,6 +63,22 @@ def test_every_question_counts_and_what_is_missing_is_told(tmp_path: Path, quest
     assert line["coverage"] == pytest.approx(((6 + 10) / 100 + 0 + 0 + 1) / 4)
     assert line["crowding"] == 0
     assert numbers["videos_of_stated_length"] == 1 and numbers["videos_of_last_known_time"] == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "seconds"),
+    [
+        ({"duration": 100}, 100.0),
+        ({"duration_s": 2.5}, 2.5),
+        ({"duration": "short", "duration_s": 60}, 60.0),  # a name of a group, and seconds
+        ({"duration": 100, "duration_s": 60}, 100.0),
+        ({"duration": math.nan, "duration_s": -1}, None),
+        ({}, None),
+    ],
+)
+def test_the_stated_length_of_a_video(metadata: dict[str, Any], seconds: float | None) -> None:
+    example = parse_example({"id": "q", "video": "v.mp4", "question": "what?", "metadata": metadata}, "here", Path())
+    assert stated_seconds(example) == seconds
 
 
 def test_no_number_is_nan_and_intervals_hold_the_mean(tmp_path: Path, questions: Path) -> None:

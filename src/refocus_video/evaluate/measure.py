@@ -101,9 +101,9 @@ def run_quality(
 
 
 def stated_seconds(example: Example) -> float | None:
-    """How long the data set says that the video is; None if it gives no number."""
-    seconds = example.metadata.get("duration")
-    return float(seconds) if isinstance(seconds, int | float) and 0 < seconds < math.inf else None
+    """How long the data set says that the video is, as ``duration`` or ``duration_s``; None if it gives no number."""
+    found = (example.metadata.get(name) for name in ("duration", "duration_s"))
+    return next((float(s) for s in found if isinstance(s, int | float) and 0 < s < math.inf), None)
 
 
 def video_seconds(
