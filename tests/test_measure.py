@@ -77,8 +77,8 @@ def test_every_question_counts_and_what_is_missing_is_told(tmp_path: Path, quest
     ],
 )
 def test_the_stated_length_of_a_video(metadata: dict[str, Any], seconds: float | None) -> None:
-    example = parse_example({"id": "q", "video": "v.mp4", "question": "what?", "metadata": metadata}, "here", Path())
-    assert stated_seconds(example) == seconds
+    row = QUESTIONS[3] | {"question": "Who?", "options": ["A", "B"], "answer": 0, "metadata": metadata}
+    assert stated_seconds(parse_example(row, "here", Path())) == seconds
 
 
 def test_no_number_is_nan_and_intervals_hold_the_mean(tmp_path: Path, questions: Path) -> None:
