@@ -275,7 +275,7 @@ def test_select_refuses_a_bad_video_in_one_line(policy: Path, videos: Path, here
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--frames", "0"], "asked for 0 frames, .* choose a number from 1 to 12$"),
+        (["--frames", "0"], "--frames.* greater than or equal to 1; see `refocus select --help`$"),
         (["--frames", "13"], "asked for 13 frames, .* 12 candidate frames"),
         (["--frames", "few"], "--frames.*integer.*see `refocus select --help`"),
         (["--temperature", "0"], "temperature must be above 0"),

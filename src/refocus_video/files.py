@@ -1,5 +1,6 @@
 """Atomic writes: a file is either the old one or the whole new one, never half of it. And where stored things lie."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -30,15 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for one run; a killed run holds nothing.
+    """Hold a folder for one run on this machine; a killed run holds nothing.
 
     Raises:
         ConfigError: if another run holds it.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    # Not in the folder, which a run that ends at once must leave as it was.
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"refocus-{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
