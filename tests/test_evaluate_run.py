@@ -20,17 +20,18 @@ from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
 from refocus_video.evaluate.judge import ModelJudge
 from refocus_video.evaluate.run import evaluate, units
-from refocus_video.evaluation import folder_identity
+from refocus_video.evaluation import Spec, folder_identity, load_selectors
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.huggingface import HuggingFaceReference
 from refocus_video.selectors.base import OpenVideo, Pick, to_selection
 from refocus_video.selectors.learned import FrameSelector, Learned
 from refocus_video.selectors.picking import Picking
 from refocus_video.selectors.random import Random
+from refocus_video.selectors.stream import index_frames
 from refocus_video.selectors.uniform import Uniform
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
 from refocus_video.types import Candidates, Example, Question, Span
-from refocus_video.video.candidates import load_candidates
+from refocus_video.video.candidates import candidate_timeline, load_candidates
 from refocus_video.video.reader import VideoReader
 from tiny_policy import tiny_policy
 
@@ -571,3 +572,31 @@ def test_a_models_folder_is_known_by_its_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"retrained")
     assert folder_identity(str(tmp_path)) != first
     assert folder_identity("org/model") == "org/model"
+
+
+def test_selectors_of_one_policy_index_a_video_once(
+    examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_policy().save_pretrained(tmp_path / "policy")
+    policy = {"policy": str(tmp_path / "policy")}
+    specs = [
+        Spec("policy", policy),
+        Spec("policy", policy | {"name": "again"}),
+        Spec("mixed", policy | {"selector": "policy"}),
+    ]
+    selectors, _ = load_selectors(specs, "cpu")
+    alone, _ = load_selectors(specs[:1], "cpu")
+    read: list[str] = []
+
+    def watched(*given: Any) -> Any:
+        read.append("video")
+        return index_frames(*given)
+
+    monkeypatch.setattr("refocus_video.selectors.learned.index_frames", watched)
+    videos = list(dict.fromkeys(example.video for example in examples))[:2]
+    for video in videos:
+        with VideoReader(video) as reader:
+            timeline = candidate_timeline(reader, SAMPLING)
+        picks = [_picks(selector.open(timeline), ASKED, 3) for selector in selectors]
+        assert picks[0] == picks[1] == _picks(alone[0].open(timeline), ASKED, 3)
+    assert len(read) == 2 * len(videos)  # once for the three, once for the one alone

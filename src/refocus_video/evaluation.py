@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.reference.base import AnsweringModel, ReferenceModel
 from refocus_video.selectors.base import Selector
 from refocus_video.selectors.known import Parts, make_selector, makeable
+from refocus_video.selectors.learned import LastIndex
 from refocus_video.selectors.relevance import Relevance
 from refocus_video.train.setup import load_reference, usage_of
 from refocus_video.train.views import weights_digest
@@ -240,6 +242,7 @@ def load_selectors(specs: Sequence[Spec], device: torch.device | str = "auto") -
     """
     device = resolve(device)
     policies: dict[str, FramePolicy] = {}
+    indexes: dict[str, LastIndex] = defaultdict(LastIndex)
     scorers: dict[str, Any] = {}
     made: list[Selector] = []
     for spec in specs:
@@ -249,7 +252,7 @@ def load_selectors(specs: Sequence[Spec], device: torch.device | str = "auto") -
             policies[policy] = FramePolicy.from_pretrained(locate(str(policy), "policy"), device, "auto")
         if relevance is not None and relevance not in scorers:
             scorers[relevance] = Relevance.from_pretrained(locate(str(relevance), "relevance"), device=device)
-        parts = Parts(scorer=scorers.get(relevance), policy=policies.get(policy))
+        parts = Parts(scorers.get(relevance), policies.get(policy), indexes[policy] if policy in policies else None)
         made.append(make_selector(spec.name, parts, **settings))
     names = [selector.name for selector in made]
     if len(set(names)) < len(names):

@@ -56,6 +56,8 @@ NEEDS: Final = {
     "policy": "a policy; name a folder with one",
     "selector": "another selector; give its name, or its name and settings",
 }
+SHARED: Final = ("scorer", "policy", "last_index")
+"""The parameters that :class:`Parts` gives."""
 PACKAGES: Final = {"scenes": ("scenedetect", "PySceneDetect; run pip install 'refocus-video[scenes]'")}
 """Selectors that run another package, by its module."""
 
@@ -68,6 +70,8 @@ class Parts:
     """A :class:`~refocus_video.selectors.scored.Scorer`."""
     policy: Any = None
     """A :class:`~refocus_video.policy.policy.FramePolicy`."""
+    last_index: Any = None
+    """A :class:`~refocus_video.selectors.learned.LastIndex` that the selectors of one policy share."""
 
 
 class SelectorConfig(Settings):
@@ -92,7 +96,7 @@ def make_selector(name: str, parts: Parts = Parts(), /, **settings: Any) -> Sele
     parameters = inspect.signature(factory).parameters
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     given: dict[str, Any] = {}
-    for part in ("scorer", "policy"):
+    for part in SHARED:
         if part in parameters:
             given[part] = getattr(parts, part)
             if given[part] is None and parameters[part].default is inspect.Parameter.empty:
@@ -103,7 +107,7 @@ def make_selector(name: str, parts: Parts = Parts(), /, **settings: Any) -> Sele
     fields: dict[str, Any] = {
         key: (hints.get(key, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for key, parameter in parameters.items()
-        if key not in NEEDS and get_origin(hints.get(key)) is not Callable
+        if key not in (*NEEDS, *SHARED) and get_origin(hints.get(key)) is not Callable
     }
     checked = create_model(name, __base__=Settings, **fields).parse(settings, f"selector {name!r}")
     made: Selector = factory(**given, **{key: getattr(checked, key) for key in fields})
@@ -157,7 +161,7 @@ def described() -> list[dict[str, Any]]:
     rows = []
     for name in SELECTORS.names:
         factory = SELECTORS.load(name)
-        parameters = [key for key in inspect.signature(factory).parameters if key != "name"]
+        parameters = [key for key in inspect.signature(factory).parameters if key not in ("name", "last_index")]
         shared = [{"scorer": "relevance"}.get(key, key) for key in parameters]
         meaning = (inspect.getdoc(factory) or "").split("\n")[0]
         rows.append({"name": name, "meaning": meaning, "settings": shared})

@@ -36,6 +36,28 @@ from refocus_video.video.pixels import scaled
 from refocus_video.video.reader import VideoReader
 
 
+class LastIndex:
+    """The index of the video that was read last, for selectors that share one policy: the costly part is done once for all."""
+
+    def __init__(self) -> None:
+        """Nothing is kept yet."""
+        self._key: tuple[str, bytes] | None = None
+        self._index: VideoIndex | None = None
+
+    def of(self, policy: FramePolicy, timeline: Timeline) -> VideoIndex:
+        """The index of a video's candidates, read from the file unless they were the last.
+
+        Raises:
+            VideoError: if the frames cannot be read.
+        """
+        key = (timeline.video, timeline.frame_indices.tobytes())
+        if self._index is None or key != self._key:
+            with VideoReader(timeline.video) as reader:
+                index = index_frames(policy, policy.start_index(), reader, timeline.frame_indices)
+            self._key, self._index = key, index
+        return self._index
+
+
 @dataclass(frozen=True, slots=True)
 class Learned:
     """The learned policy: frames picked one after another.
@@ -48,6 +70,8 @@ class Learned:
     name: str = "policy"
     step: Step | None = None
     """As in ``pick_frames``."""
+    last_index: LastIndex | None = None
+    """Shared with the other selectors of this policy; None reads every video anew."""
 
     def open(self, candidates: Candidates | Timeline) -> "OpenLearned":
         """Encode and index the video: everything that does not depend on a question.
@@ -57,14 +81,12 @@ class Learned:
         Raises:
             VideoError: if the frames of a timeline cannot be read.
         """
-        start = self.policy.start_index()
         if isinstance(candidates, Timeline):
-            with VideoReader(candidates.video) as reader:
-                index = index_frames(self.policy, start, reader, candidates.frame_indices)
+            index = (self.last_index or LastIndex()).of(self.policy, candidates)
         else:
             side = self.policy.config.vision.image_size
             groups = (scaled(part, (side, side)) for part in split(candidates.frames, group_size(self.policy)))
-            index = extend_with(self.policy, start, groups, len(candidates.frames))
+            index = extend_with(self.policy, self.policy.start_index(), groups, len(candidates.frames))
         return OpenLearned(self, candidates.video, index, candidates.times)
 
 
