@@ -16,6 +16,9 @@ All derive from :class:`ValueError`, so a caller who only knows Python can catch
 message and exits with code 2. Broken invariants of our own are ``AssertionError`` and keep their traceback.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class RefocusError(ValueError):
     """Base of every error caused by what the user gave."""
@@ -59,6 +62,12 @@ def one_line(reason: object) -> str:
     An error of the operating system keeps its reason alone, without the number and the path.
     """
     return " ".join(str(getattr(reason, "strerror", None) or reason).split())[:300]
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """``; did you mean …`` for a name that is nearly a known one, else nothing: a part of an error's line."""
+    near = get_close_matches(str(name)[:100], list(known), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 OF_ONE_VIDEO = (VideoError, BudgetError, DataError, QuestionError)

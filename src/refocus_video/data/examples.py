@@ -3,7 +3,7 @@
 A line holds ``id``, ``video``, ``question``, ``options`` (list of at least two), ``answer`` (position, letter or the option's
 text), and optionally ``evidence`` (list of ``[start_s, end_s]``), ``question_type`` and ``metadata``. An open-ended question has
 no ``options``, and ``answer`` (a text) or ``answers`` (the texts that count as right, the best one first). A relative ``video``
-is looked up beside the JSONL file.
+is looked up beside the JSONL file. A text has at most :data:`MAX_TEXT` characters, a line at most :data:`MAX_LINE` bytes.
 """
 
 import hashlib
@@ -12,12 +12,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from refocus_video.errors import DataError
+from refocus_video.data.checked_json import PARQUET, check, parse, shortened
+from refocus_video.errors import DataError, did_you_mean
 from refocus_video.files import write_jsonl
 from refocus_video.types import Example, Question, Span
 
 T = TypeVar("T")
 FIELDS = ("id", "video", "question", "options", "answer", "answers", "evidence", "question_type", "metadata")
+
+MAX_TEXT = 20_000
+"""Characters of an id, a video's name, a question, an option or an answer: memory and time of every model grow with them."""
+MAX_LINE = 10_000_000
+"""Bytes of a line: a question with its metadata."""
+CONVERT = "`refocus data convert jsonl`"
+"""What makes a question file of one that is nearly one."""
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -40,8 +48,15 @@ def located_examples(path: Path) -> Iterator[tuple[int, Example]]:
     seen: dict[str, int] = {}
     offset = 0
     with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
+        lines = iter(lambda: stream.readline(MAX_LINE + 1), b"")
+        for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
+            if number == 1 and line.startswith(PARQUET):
+                raise DataError(
+                    f"{path}: a Parquet file; questions are JSONL, which `refocus data convert` makes of it"
+                )
+            if len(line) > MAX_LINE:
+                raise DataError(f"{where}: more than {MAX_LINE:,} bytes; a question and its metadata are at most that")
             if text := _decoded(line, path).strip():
                 example = parse_example(_load(text, where), where, path.parent)
                 if example.id in seen:
@@ -95,15 +110,15 @@ def with_options(examples: Iterable[Example], purpose: str) -> Iterator[Example]
 
 
 def _load(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+    row = parse(line, where)
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(row).__name__}")
     unknown = [key for key in row if key not in FIELDS]
     if unknown:
-        raise DataError(f"{where}, field {unknown[0]!r}: unknown; known fields are {', '.join(FIELDS)}")
+        raise DataError(
+            f"{where}, field {shortened(unknown[0])}: unknown{did_you_mean(unknown[0], FIELDS)}; known fields are "
+            f"{', '.join(FIELDS)}; {CONVERT} keeps others as metadata"
+        )
     return row
 
 
@@ -113,6 +128,7 @@ def parse_example(row: dict[str, Any], where: str, folder: Path) -> Example:
     Raises:
         DataError: naming the first field that is wrong.
     """
+    check(row, where)
     open_ended = row.get("answers") is not None or "options" not in row
     options = () if open_ended else _texts(row, "options", where, least=2)
     accepted = _accepted(row, where) if open_ended else ()
@@ -132,19 +148,29 @@ def parse_example(row: dict[str, Any], where: str, folder: Path) -> Example:
 def _text(row: dict[str, Any], key: str, where: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}, field {key!r}: expected a non-empty text, found {value!r}")
-    return value
+        advice = f"; {CONVERT} writes numbers out as ids" if key == "id" and type(value) is int else ""
+        raise DataError(f"{where}, field {key!r}: expected a non-empty text, found {shortened(value)}{advice}")
+    return _short(value, key, where)
+
+
+def _short(text: str, key: str, where: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise DataError(
+            f"{where}, field {key!r}: {len(text):,} characters; at most {MAX_TEXT:,} are taken: shorten the text"
+        )
+    return text
 
 
 def _texts(row: dict[str, Any], key: str, where: str, least: int) -> tuple[str, ...]:
     values = row.get(key)
     if not isinstance(values, list) or len(values) < least or not all(isinstance(v, str) and v.strip() for v in values):
         raise DataError(
-            f"{where}, field {key!r}: expected a list of at least {least} text{'s' * (least > 1)}, found {values!r}"
+            f"{where}, field {key!r}: expected a list of at least {least} text{'s' * (least > 1)}, "
+            f"found {shortened(values)}"
         )
     if len(set(values)) < len(values):
-        raise DataError(f"{where}, field {key!r}: {key} must differ from each other, found {values!r}")
-    return tuple(values)
+        raise DataError(f"{where}, field {key!r}: {key} must differ from each other, found {shortened(values)}")
+    return tuple(_short(value, key, where) for value in values)
 
 
 def _optional(row: dict[str, Any], key: str, kind: type[T], expected: str, where: str) -> T:
@@ -152,7 +178,7 @@ def _optional(row: dict[str, Any], key: str, kind: type[T], expected: str, where
     if value is None:
         return kind()
     if not isinstance(value, kind):
-        raise DataError(f"{where}, field {key!r}: expected {expected}, found {value!r}")
+        raise DataError(f"{where}, field {key!r}: expected {expected}, found {shortened(value)}")
     return value
 
 
@@ -165,7 +191,8 @@ def _answer(row: dict[str, Any], options: tuple[str, ...], where: str) -> int:
     if isinstance(value, str) and len(value) == 1 and 0 <= ord(value) - ord("A") < len(options):
         return ord(value) - ord("A")
     raise DataError(
-        f"{where}, field 'answer': expected a position 0..{len(options) - 1}, a letter or one of the options, found {value!r}"
+        f"{where}, field 'answer': expected a position 0..{len(options) - 1}, a letter or one of the options, "
+        f"found {shortened(value)}"
     )
 
 
@@ -181,7 +208,7 @@ def _accepted(row: dict[str, Any], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}, field 'options': missing, but the answer is the letter {answer!r}")
     if "answer" in row and not isinstance(answer, str):
         raise DataError(
-            f"{where}, field 'options': missing; without options the answer must be a text, found {answer!r}"
+            f"{where}, field 'options': missing; without options the answer must be a text, found {shortened(answer)}"
         )
     return (_text(row, "answer", where),)
 
@@ -191,7 +218,7 @@ def _spans(row: dict[str, Any], where: str) -> tuple[Span, ...]:
     for span in spans:
         numbers = isinstance(span, list) and len(span) == 2 and all(type(x) in (int, float) for x in span)
         if not numbers or not span[0] <= span[1]:
-            raise DataError(f"{where}, field 'evidence': expected [start_s, end_s] in seconds, found {span!r}")
+            raise DataError(f"{where}, field 'evidence': expected [start_s, end_s] in seconds, found {shortened(span)}")
     return tuple(Span(float(start), float(end)) for start, end in spans)
 
 

@@ -1,16 +1,22 @@
 """Rows of JSON, JSONL, CSV and Parquet files, and fields of rows: whatever is wrong is told by file, row and field."""
 
 import csv
-import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from refocus_video.data.checked_json import PARQUET, check, parse, shortened
 from refocus_video.errors import DataError, one_line
 
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|$)")
+
+_WHOLE = re.compile(r"\s*(\d{1,18})(?:\.0+)?\s*")
+SEPARATORS = ",;\t"
+"""Of CSV files: whichever stands most often in the header line; the first of them where none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +30,12 @@ class Row:
     def wrong(self, field: str, expected: str) -> DataError:
         """The error to raise for a field that does not hold what it must."""
         found = self.values.get(field)
-        return DataError(f"{self.where}, field {field!r}: expected {expected}, found {found!r}")
+        return DataError(f"{self.where}, field {field!r}: expected {expected}, found {shortened(found)}")
 
     def given(self, field: str) -> bool:
-        """Whether the row has something in this field."""
-        return self.values.get(field) not in (None, "")
+        """Whether the row has something in this field; NaN is how tables mark that there is nothing."""
+        value = self.values.get(field)
+        return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
 
     def text(self, field: str) -> str:
         """A non-empty text, without the blanks around it."""
@@ -53,11 +60,8 @@ class Row:
         return tuple(value.strip() for value in written)
 
     def integer(self, field: str) -> int:
-        """A whole number, written as one or as its digits."""
-        value = self.values.get(field)
-        if isinstance(value, str) and value.strip().isdecimal():
-            return int(value)
-        if type(value) is not int:
+        """A whole number, written as one, as its digits, or as tables with gaps write it: ``2.0``."""
+        if (value := whole(self.values.get(field))) is None:
             raise self.wrong(field, "a whole number")
         return value
 
@@ -85,6 +89,15 @@ class Row:
     def pick(self, *fields: str) -> dict[str, Any]:
         """Some fields as they are, for the metadata."""
         return {field: self.values[field] for field in fields if self.given(field)}
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that a value is or stands for as a text (``2``, ``"2"``, ``2.0``, ``"2.0"``), else None."""
+    if isinstance(value, str) and (found := _WHOLE.fullmatch(value)):
+        return int(found[1])
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def rows_of(path: Path, without: tuple[str, ...] = ()) -> Iterator[Row]:
@@ -118,10 +131,7 @@ def files_of(path: Path, *patterns: str) -> list[Path]:
 
 def load_json(path: Path) -> Any:
     """A whole JSON file."""
-    try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
+    return parse(_read(path), str(path), whole_file=True)
 
 
 def json_rows(path: Path) -> Iterator[Row]:
@@ -139,21 +149,22 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-        yield as_row(value, where)
+        yield as_row(parse(line, where), where)
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """Rows of a CSV file with a header line; all values are texts."""
-    reader = csv.DictReader(_lines(path), strict=True)
+    """Rows of a CSV file with a header line, separated as :data:`SEPARATORS` says; all values are texts."""
+    lines = _lines(path)
+    header = next(lines, "")
+    # Not csv.Sniffer, which also guesses quotes, and takes letters for separators.
+    separator = max(SEPARATORS, key=header.count)
+    reader = csv.DictReader(chain([header], lines), strict=True, delimiter=separator)
     try:
         for values in reader:
             where = f"{path}, line {reader.line_num}"
             if None in values or None in values.values():
                 raise DataError(f"{where}: expected {len(reader.fieldnames or ())} columns as in the header")
+            check(values, where)
             yield Row(where, values)
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.reader.line_num}: not readable as CSV ({error})") from None
@@ -181,12 +192,20 @@ def as_row(value: Any, where: str) -> Row:
     """A value that must be an object."""
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object, found {type(value).__name__}")
+    check(value, where, missing=True)
     return Row(where, value)
+
+
+def _check_text(path: Path) -> None:
+    with path.open("rb") as stream:
+        if stream.read(len(PARQUET)) == PARQUET:
+            raise DataError(f"{path}: a Parquet file by another name; call it {path.with_suffix('.parquet').name}")
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"no annotation file at {path}")
+    _check_text(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -194,6 +213,7 @@ def _read(path: Path) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
+    _check_text(path)
     # newline="\n": a text may hold other characters that end a line elsewhere, and a quoted CSV field its own line breaks.
     with path.open(encoding="utf-8-sig", newline="\n") as stream:
         try:
