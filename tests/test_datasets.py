@@ -79,6 +79,8 @@ LVB = {
 MLVU = {"duration": 468.0, "candidates": ["red", "blue", "green"]}
 NEXT = {"video_id": "301", "frame_count": "300", "width": 640, "height": 480, "question": "why", "type": "CW"}
 NEXT |= {f"a{i}": text for i, text in enumerate(("run", "2", "jump", "sit", "lie"))}
+OFFICIAL = {"video": "301"} | {key: value for key, value in NEXT.items() if key != "video_id"}
+OPEN_ENDED = {key: value for key, value in OFFICIAL.items() if not key.startswith("a")}
 EGO = {f"option {i}": text for i, text in enumerate(("cook", "wash", "read", "walk", "talk"))}
 MMMU = {"id": "dev_Art_Theory_3", "question": "What <image 1>?", "link_selected": "https://x", "image": None}
 TAIL = "\nPlease provide your answer by stating the letter followed by the full option."
@@ -108,6 +110,12 @@ def _egoschema(folder: Path) -> Path:
     as_json(folder / "subset_answers.json", {"0a-1": 3})
     rows = [{"q_uid": "0a-1", "google_drive_id": "x", "question": "Why?", **EGO}]
     return as_json(folder / "questions.json", [*rows, rows[0] | {"q_uid": "0b-2"}])
+
+
+def _perceptiontest(folder: Path) -> Path:
+    asked = {"id": 0, "question": "Why?", "options": ["x", "y", "z"], "answer_id": 1, "area": "physics", "tag": ["t"]}
+    other = {"id": 4, "question": "How?", "options": ["x", "y", "z"], "answer_id": 2}
+    return as_json(folder / "mc_question_valid.json", {"video_1": {"mc_question": [asked, other], "metadata": {}}})
 
 
 def _llava(folder: Path) -> Path:
@@ -229,7 +237,11 @@ FORMATS: dict[str, tuple[str, Callable[[Path], Path]]] = {
             f / "Adaptation.parquet",
             [
                 MMMU | {"options": ["A. x", "B. y"], "answer": "B", "question_type": "multiple-choice"},
-                MMMU | {"options": [], "answer": "0.5", "question_type": "open"},
+                MMMU
+                | {"id": "new_Art_2", "question": "Why?", "options": ["A. x", "B. y"]}
+                | {"answer": "B", "question_type": "multiple-choice"},
+                MMMU
+                | {"id": "new_Art_3", "question": "Half?", "options": [], "answer": "0.5", "question_type": "open"},
             ],
         ),
     ),
@@ -239,6 +251,43 @@ FORMATS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         lambda f: as_parquet(
             f / "t.parquet",
             [{"video_name": "v_1Q", "question": "is it red", "question_id": "v_1Q_3", "answer": "yes", "type": "3"}],
+        ),
+    ),
+    "activitynet-qa folder": ("activitynet-qa", lambda f: _activitynet(f).parent),
+    "next-qa official": ("next-qa", lambda f: as_csv(f / "val.csv", [OFFICIAL | {"qid": 6, "answer": 2}])),
+    "next-qa open-ended": (
+        "next-qa",
+        lambda f: as_csv(
+            f / "val.csv",
+            [
+                OPEN_ENDED | {"qid": 6, "answer": "to run", "additional_ref_answer": "for fun"},
+                OPEN_ENDED | {"qid": 7, "answer": "2", "additional_ref_answer": ""},
+            ],
+        ),
+    ),
+    "perceptiontest": ("perceptiontest", _perceptiontest),
+    "mvbench": (
+        "mvbench",
+        lambda f: as_json(
+            f / "action.json",
+            [
+                {"video": "a/b.mp4", "question": "Why?", "candidates": ["x", "y"], "answer": "y", "start": 1.5}
+                | {"end": 3.0}
+            ],
+        ),
+    ),
+    "tempcompass": (
+        "tempcompass",
+        lambda f: as_json(f / "multi-choice.json", {"17": {"speed": [{"question": LISTED, "answer": "(B) blue"}]}}),
+    ),
+    "cg-bench": (
+        "cg-bench",
+        lambda f: as_json(
+            f / "cgbench.json",
+            [
+                {"qid": 5, "video_uid": "vid", "question": "Why?", "choices": ["x", "y", "z"], "right_answer": "C"}
+                | {"answer": "z", "clue_intervals": [[1.5, 3]], "sub_category": "Time", "domain": "d"}
+            ],
         ),
     ),
     "llava-video": ("llava-video", _llava),
@@ -357,25 +406,28 @@ EXPECTED: dict[str, list[Example | Unusable]] = {
     "egoschema json": [closed("0a-1", "0a-1", "Why?", "cook|wash|read|walk|talk", 3), Unusable("0b-2", SECRET)],
     "egoschema parquet": [closed("7", "0a-1", "Why?", "cook|wash|read|walk|talk", 3)],
     "video-mmmu": [
+        Unusable("dev_Art_Theory_3", "about a picture beside the video, which is not shown"),
         closed(
-            "dev_Art_Theory_3",
-            "dev_Art_Theory_3",
-            "What <image 1>?",
-            "x|y",
-            1,
-            question_type="multiple-choice",
-            metadata={"subject": "Art_Theory", "needs_picture": True},
+            "new_Art_2", "new_Art_2", "Why?", "x|y", 1, question_type="multiple-choice", metadata={"subject": "Art"}
         ),
-        Example(
-            "dev_Art_Theory_3",
-            "dev_Art_Theory_3",
-            Question("What <image 1>?"),
-            0,
-            (),
-            "open",
-            {"subject": "Art_Theory", "needs_picture": True},
-            ("0.5",),
-        ),
+        Example("new_Art_3", "new_Art_3", Question("Half?"), 0, (), "open", {"subject": "Art"}, ("0.5",)),
+    ],
+    "next-qa official": [closed("301_6", "301", "why", "run|2|jump|sit|lie", 2, **NEXT_ONE)],
+    "next-qa open-ended": [
+        Example("301_6", "301", Question("why"), 0, (), "CW", {"frame_count": "300"}, ("to run", "for fun")),
+        Example("301_7", "301", Question("why"), 0, (), "CW", {"frame_count": "300"}, ("2",)),
+    ],
+    "activitynet-qa folder": [Example("v_1Q_3", "v_1Q", Question("is it red"), 0, (), "yes/no", {}, ("yes",))],
+    "perceptiontest": [
+        closed("video_1_0", "video_1", "Why?", "x|y|z", 1, question_type="physics", metadata={"tag": ["t"]}),
+        closed("video_1_4", "video_1", "How?", "x|y|z", 2),
+    ],
+    "mvbench": [
+        closed("action-1", "a/b.mp4", "Why?", "x|y", 1, question_type="action", metadata={"start": 1.5, "end": 3.0})
+    ],
+    "tempcompass": [closed("17-speed-1", "17", "What is it?", "red|blue|green", 1, question_type="speed")],
+    "cg-bench": [
+        closed("5", "vid", "Why?", "x|y|z", 2, evidence=(Span(1.5, 3),), question_type="Time", metadata={"domain": "d"})
     ],
     "activitynet-qa": [Example("v_1Q_3", "v_1Q", Question("is it red"), 0, (), "yes/no", {}, ("yes",))],
     "activitynet-qa parquet": [Example("v_1Q_3", "v_1Q", Question("is it red"), 0, (), "yes/no", {}, ("yes",))],
@@ -408,7 +460,9 @@ def test_next_gqa_gives_texts_spans_and_folders(tmp_path: Path) -> None:
 
 def test_every_registered_format_is_tested() -> None:
     assert {format for format, _ in FORMATS.values()} == set(DATASETS.paths)
-    with pytest.raises(ConfigError, match="no datasets called 'video-mm'; known: video-mme, "):
+    with pytest.raises(
+        ConfigError, match=r"no datasets called 'video-mm'; did you mean 'video-mme'\?; known: video-mme, "
+    ):
         DATASETS.load("video-mm")
 
 
@@ -639,7 +693,7 @@ def test_nothing_is_left_out_without_being_counted(tmp_path: Path) -> None:
     assert (tally.asked, tally.written, tally.renamed) == (6, 3, 2)
     assert [row["id"] for row in tally.left_out] == ["b", "c", "d"]
     assert tally.reasons() == {"why": 1, "video not found": 2}
-    assert tally.missing == {"video gone: no such file": 2}
+    assert tally.missing == {f"video gone: no such file below {tmp_path}": 2}
 
 
 def test_evidence_frames_become_stretches_of_their_times(tmp_path: Path) -> None:
@@ -672,12 +726,12 @@ def test_the_command_writes_what_other_commands_read(tmp_path: Path, capsys: pyt
         command("longvideobench", as_json(tmp_path / "lvb.json", rows), tmp_path / "videos", output, as_json_)
     numbers = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (numbers["asked"], numbers["written"], numbers["videos"]) == (2, 1, 1)
-    assert numbers["missing_videos"] == ["video no.mp4: no such file"]
+    assert numbers["missing_videos"] == [f"video no.mp4: no such file below {tmp_path / 'videos'}"]
     (example,) = read_examples(output)
     assert example.video == str(tmp_path / "videos" / "86C.mp4")
     assert example.evidence == (Span(1.0, 3.0),)
     left_out = (tmp_path / "out" / "questions.left-out.jsonl").read_text(encoding="utf-8")
-    assert json.loads(left_out) == {"id": "o", "reason": "video no.mp4: no such file"}
+    assert json.loads(left_out) == {"id": "o", "reason": numbers["missing_videos"][0]}
     with pytest.raises(DataError, match=r"none of 1 questions can be used; the first: video no\.mp4: no such file"):
         command("longvideobench", as_json(tmp_path / "lvb.json", rows[1:]), tmp_path / "videos", output)
     assert len(read_examples(output)) == 1  # what was written before is not lost to a failure
@@ -725,3 +779,16 @@ def test_both_forms_of_a_real_data_set_say_the_same(pair: tuple[str, str]) -> No
     # Without the metadata: a duration may differ in its last digit.
     first, second = ([replace(row.example, metadata={}) for row in rows if isinstance(row, Record)] for rows in read)
     assert first == second
+
+
+def test_a_name_may_begin_above_the_folder_of_videos(tmp_path: Path) -> None:
+    clips = tmp_path / "data/clips"
+    (clips / "more").mkdir(parents=True)
+    for name in ("x.mp4", "more/y.mp4"):
+        (clips / name).touch()
+    folder = VideoFolder(clips)
+    for name in ("x.mp4", "clips/x.mp4", "data/clips/x"):
+        assert folder.find(name) == clips / "x.mp4"
+    assert folder.find("clips/more/y.mp4") == clips / "more/y.mp4"
+    with pytest.raises(DataError, match=r"no such file below .*data/clips, but more/y\.mp4 is there"):
+        folder.find("other/y.mp4")

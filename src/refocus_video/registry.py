@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class Registry:
         if ":" in name:
             return _imported(name, name)
         raise ConfigError(
-            f"no {self.kind} called {name!r}; known: {', '.join(self.names)}, or an import path package.module:attribute"
+            f"no {self.kind} called {name!r}{did_you_mean(name, self.names)}; known: {', '.join(self.names)}, "
+            "or an import path package.module:attribute"
         )
 
     @property

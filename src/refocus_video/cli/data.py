@@ -39,8 +39,8 @@ def convert(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="video-mme, longvideobench, mlvu, lvbench, next-qa, egoschema, video-mmmu, activitynet-qa, llava-video, jsonl, "
-            "csv, or an import path package.module:function.",
+            help="video-mme, longvideobench, mlvu, lvbench, next-qa, egoschema, video-mmmu, activitynet-qa, llava-video, "
+            "perceptiontest, mvbench, tempcompass, cg-bench, jsonl, csv, or an import path package.module:function.",
             show_default=False,
         ),
     ],

@@ -1,10 +1,13 @@
-"""ActivityNet-QA: open-ended questions in ``<split>_q.json`` and their answers in ``<split>_a.json``; or Parquet with both."""
+"""ActivityNet-QA: open-ended questions in ``<split>_q.json`` and their answers in ``<split>_a.json``; or Parquet with both.
+
+Of a folder, every split is read.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from refocus_video.data.datasets.record import Record, Unusable, make
-from refocus_video.data.datasets.rows import Row, rows_of
+from refocus_video.data.datasets.rows import Row, files_of, rows_of
 from refocus_video.errors import DataError
 
 TYPES = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location", "number", "other")
@@ -12,9 +15,10 @@ TYPES = ("motion", "spatial", "temporal", "yes/no", "color", "object", "location
 
 def read(annotations: Path) -> Iterator[Record | Unusable]:
     """Open-ended questions; a file is called ``v_`` and the YouTube id (``video_name``), in some copies the id alone."""
-    answers = _answers(annotations) if annotations.stem.endswith("_q") else {}
-    for row in rows_of(annotations):
-        yield _record(row, answers.get(row.name("question_id"), row))
+    for path in files_of(annotations, "*_q.json", "*.parquet"):
+        answers = _answers(path) if path.stem.endswith("_q") else {}
+        for row in rows_of(path):
+            yield _record(row, answers.get(row.name("question_id"), row))
 
 
 def _record(row: Row, answer: Row) -> Record | Unusable:

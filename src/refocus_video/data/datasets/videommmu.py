@@ -1,7 +1,7 @@
 """Video-MMMU: Parquet of the tracks Perception, Comprehension and Adaptation.
 
-Questions of the last come with a picture (``<image 1>`` in the text), which no other part of this package can show: it is not
-read, and the metadata say so. A few of its questions are open-ended.
+Most questions of the last are about a picture beside the video (``<image 1>`` in the text), which no model is shown here: they are
+left out and counted, not asked without it. A few of its questions are open-ended.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,8 @@ def read(annotations: Path) -> Iterator[Record | Unusable]:
 
 def _record(row: Row) -> Record | Unusable:
     name, question = row.name("id"), row.text("question")
+    if "<image" in question:
+        return Unusable(name, "about a picture beside the video, which is not shown")
     options = without_letters(row.texts("options")) if row.values.get("options") else ()
     answer = None if not row.given("answer") else row.letter("answer", options) if options else 0
     return make(
@@ -31,5 +33,5 @@ def _record(row: Row) -> Record | Unusable:
         answer=answer,
         accepted=() if options or answer is None else (row.name("answer"),),
         question_type=row.text("question_type") if row.given("question_type") else "",
-        metadata={"subject": "_".join(name.split("_")[1:-1]) or None, "needs_picture": "<image" in question or None},
+        metadata={"subject": "_".join(name.split("_")[1:-1]) or None},
     )

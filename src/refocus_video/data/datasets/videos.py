@@ -31,7 +31,8 @@ class VideoFolder:
     def find(self, *names: str) -> Path:
         """The file that one of the names stands for; the first name that leads somewhere counts.
 
-        A name is the end of a path, with or without its extension: ``movie101``, ``1_plotQA/movie101.mp4``. One that begins with
+        A name is the end of a path, with or without its extension: ``movie101``, ``1_plotQA/movie101.mp4``, also where the path
+        begins above the folder, as ``clips/movie101.mp4`` of a folder ``clips`` does. One that begins with
         ``./`` is the whole path below the folder; an absolute one is taken as it is.
 
         Raises:
@@ -45,7 +46,14 @@ class VideoFolder:
                 raise DataError(f"several files for {name!r}: {', '.join(map(str, sorted(found)))}")
             if found:
                 return self.folder / found[0]
-        raise DataError("no such file")
+        raise DataError(f"no such file below {self.folder}{self._elsewhere(names[0])}")
+
+    def _elsewhere(self, name: str) -> str:
+        """What is called the same, but lies in another folder than the name says."""
+        path = PurePosixPath(name)
+        stem = path.stem if path.suffix.lower() in EXTENSIONS else path.name
+        found = sorted(map(str, self._by_stem.get(stem, [])))
+        return f", but {found[0]} is there" if found else ""
 
     def _matching(self, name: str) -> list[PurePosixPath]:
         path = PurePosixPath(name)
@@ -56,6 +64,8 @@ class VideoFolder:
         if name.startswith("./"):
             found = [file for file in found if file.parts[:-1] == parents]
         elif parents:
-            found = [file for file in found if file.parts[:-1][-len(parents) :] == parents]
+            below = [file for file in found if file.parts[:-1][-len(parents) :] == parents]
+            above = self.folder.absolute().parts
+            found = below or [file for file in found if (*above, *file.parts[:-1])[-len(parents) :] == parents]
         same = [file for file in found if file.name == path.name]
         return same if exact and same else found
