@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import wave
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -762,9 +763,20 @@ def test_two_processes_train_one_policy_and_write_once(run: Run, tmp_path: Path)
     assert len(list((output / "features").iterdir())) == 4
 
 
-@pytest.mark.parametrize("command", ["filter", "train", "eval"])
-def test_two_runs_do_not_share_a_folder(run: Run, tmp_path: Path, command: str) -> None:
-    with alone_in(tmp_path):
-        questions = run.folder / "data" / "train.jsonl"
-        line = complaint(refocus(command, questions, "--output", tmp_path, *TINY))
-    assert line == f"refocus: another run is at work in {tmp_path}; wait for it, or choose another --output"
+@pytest.mark.parametrize(
+    "command", ["filter", "train", "eval", "choose", "needle", "probe influence", "reference check"]
+)
+def test_two_runs_do_not_share_a_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    output, temporary = tmp_path / "new" / "out", tmp_path / "tmp"
+    temporary.mkdir()
+    questions = run.folder / "data" / "train.jsonl"
+    if command == "needle":
+        questions = run.folder / "data" / "train" / "000000.mp4"
+    with alone_in(output):  # as a process with another temporary folder sees it
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        line = complaint(refocus(*command.split(), questions, "--output", output, *TINY))
+    assert line == f"refocus: another run is at work in {output}; wait for it, or choose another --output"
+    assert list(tmp_path.iterdir()) == [temporary]  # no lock is left, nor the folders that were made for it
+    assert list(temporary.iterdir()) == []

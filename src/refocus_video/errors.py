@@ -20,6 +20,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
+class RefocusWarning(UserWarning):
+    """Something was found damaged or could not be kept, and the work goes on without it; the command line prints one line."""
+
+
 class RefocusError(ValueError):
     """Base of every error caused by what the user gave."""
 

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +21,75 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(temporary)
         temporary.chmod(0o644)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, reach the disk: a rename is lost with the power until its folder is there too."""
+    if os.name == "nt" and path.is_dir():  # no folder can be opened there
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for one run on this machine; a killed run holds nothing.
+def alone_in(target: Path) -> Iterator[None]:
+    """Hold a folder, or a file that grows, for one run; a killed run holds nothing.
+
+    The lock lies beside it, so that every machine that sees the one sees the other, and is gone afterwards.
 
     Raises:
         ConfigError: if another run holds it.
     """
+    path = target.resolve()
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        with only_one(path, wait=False) as mine:
+            if not mine:
+                raise ConfigError(f"another run is at work in {target}; wait for it, or choose another --output")
+            yield
+    finally:
+        for folder in made:  # a run that ends at once leaves all as it was
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def only_one(target: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file beside ``target``; gives whether it is held, which without ``wait`` it may not be."""
     from filelock import FileLock, Timeout
 
-    # Not in the folder, which a run that ends at once must leave as it was.
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"refocus-{name}.lock")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.lock")
+    if target.is_dir() and (target.is_mount() or not os.access(target.parent, os.W_OK)):
+        path = target / ".lock"  # what lies beside it is on another disk, or cannot be written
+    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise ConfigError(f"another run is at work in {folder}; wait for it, or choose another --output") from None
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
+        if (
+            os.name != "nt"
+        ):  # while it is held: who waits for it sees that the file has no name any more, and begins anew
+            path.unlink(missing_ok=True)
         lock.release()
 
 

@@ -51,6 +51,7 @@ def train_policy(
     failures = build(store.views, examples, progress, accelerator, enough=lambda frames: frames >= largest)
     usable = [example for example in examples if example.video not in failures]
     trainer = Trainer(store.policy, store.reference, store, usable, config.train, config.reference, output, accelerator)
+    trainer.run_settings = lasting(with_policy(config, store.policy))
     trainer.resume()
     if accelerator.is_main_process:
         write_json(output / "config.json", with_policy(config, store.policy).model_dump(mode="json"))
@@ -90,6 +91,7 @@ def warm_start(
     failures = build((seen, liked), examples, progress, accelerator, enough=lambda frames: frames >= config.warm.budget)
     usable = [example for example in examples if example.video not in failures]
     trainer = WarmStart(policy, teacher, seen, liked, usable, config.warm, output, accelerator)
+    trainer.run_settings = lasting(with_policy(config, policy))
     trainer.resume()
     if accelerator.is_main_process:
         write_json(output / "config.json", with_policy(config, policy).model_dump(mode="json"))
@@ -109,6 +111,14 @@ def warm_start(
         policy.save_pretrained(output / "policy")
         write_json(output / "warm_start.json", numbers)
     return numbers
+
+
+def lasting(config: RunConfig) -> dict[str, Any]:
+    """What a resumed training must have in common with the one it goes on from, besides its own section.
+
+    Not where and how it computes, nor the sections of other commands; the seed of a fresh policy is that of its training.
+    """
+    return config.model_dump(mode="json", include={"sampling", "policy", "start"})
 
 
 def _run(trainer: Loop, title: str, progress: Progress, note: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from refocus_video.cli.console import print_json, print_table, progress, warn_failures
+from refocus_video.cli.console import only_run, print_json, print_table, progress, warn_failures
 from refocus_video.cli.options import (
     AsJson,
     Budgets,
@@ -47,15 +47,16 @@ def choose(
     from refocus_video.evaluation import default_selectors
 
     found = load_config(config, overrides, device)
-    counts = choose_frames(
-        questions,
-        selector_specs(selector or (), policy) or default_selectors(policy, found.train.seed),
-        numbers_of_frames,
-        output,
-        found,
-        progress,
-        controls=controls,
-    )
+    with only_run(output):
+        counts = choose_frames(
+            questions,
+            selector_specs(selector or (), policy) or default_selectors(policy, found.train.seed),
+            numbers_of_frames,
+            output,
+            found,
+            progress,
+            controls=controls,
+        )
     if as_json:
         print_json(counts)
         return

@@ -121,7 +121,7 @@ def show_usage(usage: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def only_run(output: Path) -> Iterator[None]:
-    """Hold the folder of a run; the processes of one launch are one run."""
+    """Hold the folder, or the one file, that a run writes; the processes of one launch are one run."""
     if MAIN_PROCESS:
         with alone_in(output):
             yield

@@ -1,6 +1,7 @@
 """``refocus``: the commands. Errors a user can cause are one line on stderr and exit code 2."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,7 +39,7 @@ from refocus_video.cli.quality import quality
 from refocus_video.cli.reference import app as reference
 from refocus_video.cli.report import report
 from refocus_video.cli.warm_start import warm_start
-from refocus_video.errors import CheckpointError, RefocusError
+from refocus_video.errors import CheckpointError, RefocusError, RefocusWarning, one_line
 
 
 class _InOrder(TyperGroup):
@@ -84,15 +85,25 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the ``refocus`` command."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, RefocusWarning):
+            notes.print(f"refocus: {message}", markup=False, soft_wrap=True)
+        else:
+            shown(message, category, *rest, **more)
+
+    warnings.showwarning = show
     try:
         code = app(prog_name="refocus", standalone_mode=False)
     except RefocusError as error:
         _stop(f"refocus: {error}", 2)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _stop(f"refocus: {error.filename}: {error.strerror}", 2)
+    except OSError as error:  # a full disk, a folder that is gone or may only be read: a write names no file
+        where = "" if error.filename is None else f"{error.filename}: "
+        _stop(f"refocus: {where}{one_line(error)}", 2)
     except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # not imported: help loads nothing large
+            _stop(f"refocus: a file of tensors cannot be read or written: {one_line(error)}", 2)
         # A wrong option or a missing argument. Typer carries its own copy of click, so the class has no public name.
         explain = getattr(error, "format_message", None)
         if explain is None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress
 from refocus_video.cli.options import (
     AnswerOptions,
     AsJson,
@@ -114,7 +114,7 @@ def needle(
         "model": None if who is None else who.model_dump(mode="json"),
     }
     answering = None if who is None else Answering(load_reference(who, str(where)), model_name(who))
-    with progress("hiding needles", len(cells(needles, hiding))) as advance:
+    with only_run(output), progress("hiding needles", len(cells(needles, hiding))) as advance:
         results = run_needle(
             haystack, needles, selectors, hiding, output, settings, answering=answering, progress=advance
         )

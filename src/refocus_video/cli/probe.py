@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, show_usage, warn_failures
+from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import (
     AsJson,
     ConfigName,
@@ -164,7 +164,7 @@ def _run(
     }
     assert isinstance(learned, Learned), "what the name of the policy stands for"
     subject = Subject(learned.policy, Answering(reference, model_name(who)), found.sampling, seed)
-    with progress(f"probing: {probe.kind.replace('_', ' ')}", len(by_video(examples))) as advance:
+    with only_run(output), progress(f"probing: {probe.kind.replace('_', ' ')}", len(by_video(examples))) as advance:
         results = run_probe(probe, examples, subject, output, settings, advance)
     warn_failures({failure["video"]: failure["reason"] for failure in results["failures"]})
     show_usage(usage_of(reference))

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from refocus_video.cli.console import notes, print_json, print_table, progress, results, show_usage, warn_failures
+from refocus_video.cli.console import (
+    notes,
+    only_run,
+    print_json,
+    print_table,
+    progress,
+    results,
+    show_usage,
+    warn_failures,
+)
 from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config, output_folder
 
 app = typer.Typer(
@@ -46,9 +55,10 @@ def check(
     from refocus_video.reference_run import check_reference
 
     settings = load_config(config, overrides, device)
-    numbers = check_reference(
-        questions, output, settings, progress, frames=frames, subsets=subsets, videos=videos, seed=seed
-    )
+    with only_run(output):
+        numbers = check_reference(
+            questions, output, settings, progress, frames=frames, subsets=subsets, videos=videos, seed=seed
+        )
     if as_json:
         print_json(numbers)
     else:

@@ -1,6 +1,7 @@
 """What every training of a policy shares: the loop, its checkpoints, the optimiser, and how an interrupted run goes on."""
 
 import signal
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,14 +14,25 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from refocus_video.config import LoopConfig
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, RefocusWarning
 from refocus_video.files import write_jsonl
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.train.schedule import learning_rate_factor
-from refocus_video.train.snapshot import list_snapshots, load_snapshot, read_history, save_snapshot
+from refocus_video.train.snapshot import (
+    METRICS,
+    load_snapshot,
+    newest_whole,
+    read_history,
+    read_state,
+    save_snapshot,
+)
 
 OnStep = Callable[[dict[str, Any], list[str]], None]
 """Called after every step with its numbers and the warnings that are new."""
+
+
+FREE = frozenset({"save_steps"})
+"""Settings that a resumed run may have otherwise."""
 
 
 class Loop(ABC):
@@ -48,6 +60,8 @@ class Loop(ABC):
         self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95))
         self.next_step = 0
         self.history: list[dict[str, Any]] = []
+        self.run_settings: dict[str, Any] = {}
+        """What else of the configuration a resumed run must have in common, as JSON holds it."""
         if settings.videos_per_step % self.accelerator.num_processes:
             raise ConfigError(
                 f"videos_per_step {settings.videos_per_step} must be a multiple of the "
@@ -132,30 +146,53 @@ class Loop(ABC):
         """Write a checkpoint and the metrics so far; only the main process writes."""
         if not self.accelerator.is_main_process:
             return
-        write_jsonl(self.output / "metrics.jsonl", self.history)
-        state = {**self.state(), "config": self.shared()}
-        save_snapshot(self.output, self.next_step, self.policy, self.optimizer, state)
+        state = {**self.state(), "config": self.shared(), "run": self.run_settings}
+        save_snapshot(self.output, self.next_step, self.policy, self.optimizer, state, self.history)
+        write_jsonl(self.output / METRICS, self.history)
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint in the output folder; False if there is none.
+        """Go on from the newest whole checkpoint in the output folder; False if there is none.
+
+        A newer one that is damaged is named by a warning. ``save_steps`` may differ, and ``max_steps`` may be more.
 
         Raises:
             ConfigError: if that run had other settings.
+            CheckpointError: if no checkpoint is whole.
         """
-        snapshots = list_snapshots(self.output)
-        if not snapshots:
+        snapshot, problems = newest_whole(self.output)
+        if snapshot is None:
             return False
-        state = load_snapshot(snapshots[-1], self.policy, self.optimizer)
-        found, asked = state["config"], self.shared()
-        different = sorted(key for key in asked if found.get(key) != asked[key])
-        if different:
+        state = read_state(snapshot)
+        found, asked = _flat(state["config"]) | _flat(state["run"]), _flat(self.shared()) | _flat(self.run_settings)
+        longer = found.get("max_steps", 0) < asked["max_steps"]
+        free = FREE | ({"max_steps"} if longer else set())
+        different = sorted(key for key in asked.keys() | found.keys() if found.get(key) != asked.get(key))
+        if different := [key for key in different if key not in free]:
             raise ConfigError(
                 f"{self.output} holds a run with other settings ({', '.join(different)}); use another --output or the same settings"
             )
+        for problem in problems if self.accelerator.is_main_process else []:
+            warnings.warn(f"{problem}; going on from {snapshot.name}", RefocusWarning, stacklevel=2)
+        if longer and self.accelerator.is_main_process:
+            warnings.warn(
+                f"max_steps was {found['max_steps']} and is {asked['max_steps']}: from step {state['step'] + 1} the learning "
+                "rate and all that goes by the share of steps done are those of the longer run",
+                RefocusWarning,
+                stacklevel=2,
+            )
+        load_snapshot(snapshot, self.policy, self.optimizer)
         self.next_step = state["step"]
         self.restore(state)
-        self.history = read_history(self.output)[: self.next_step]
+        self.history = read_history(snapshot)
         return True
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 class _StopRequest:
