@@ -461,7 +461,7 @@ def test_next_gqa_gives_texts_spans_and_folders(tmp_path: Path) -> None:
 def test_every_registered_format_is_tested() -> None:
     assert {format for format, _ in FORMATS.values()} == set(DATASETS.paths)
     with pytest.raises(
-        ConfigError, match=r"no datasets called 'video-mm'; did you mean 'video-mme'\?; known: video-mme, "
+        ConfigError, match=r"no datasets called 'video-mm' \(did you mean 'video-mme'\?\); known: video-mme, "
     ):
         DATASETS.load("video-mm")
 

@@ -143,11 +143,11 @@ def test_an_override_wins_over_the_file_and_the_file_over_the_default(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("trian: {}", r"unknown setting 'trian'; known ones here: sampling, policy, .*train$"),
-        ("train: {sed: 1}", r"unknown setting 'train.sed'; known ones here: seed, max_steps, .*save_steps"),
+        ("trian: {}", r"unknown setting 'trian'.*; known ones here: sampling, policy, .*train$"),
+        ("train: {sed: 1}", r"unknown setting 'train.sed'.*; known ones here: seed, max_steps, .*save_steps"),
         (
             "train: {stages: [{until: 1, budgets: [1], type: x}]}",
-            r"unknown setting 'train.stages.0.type'; known ones here: until, budgets, question_types$",
+            r"unknown setting 'train.stages.0.type'.*; known ones here: until, budgets, question_types$",
         ),
         ("policy: {vision: {size: 3}}", r"unknown setting 'policy.vision.size'; known ones here: hidden_size"),
         ("train: {seed: many}", r"setting 'train.seed': .*integer.*, found 'many'"),
@@ -176,7 +176,7 @@ def test_a_wrong_setting_is_named_with_its_file(tmp_path: Path, text: str, said:
         ("=3", "an override is written key=value"),
         ("train.seed.deep=3", "unknown setting|not a group"),
         ("train.seed=[1,", r"override 'train.seed=\[1,': not readable as YAML"),
-        ("train.sed=1", "^override train.sed: unknown setting 'train.sed'; known ones here: seed"),
+        ("train.sed=1", "^override train.sed: unknown setting 'train.sed'.*; known ones here: seed"),
         ("trian.seed=1", "^override trian.seed: unknown setting 'trian'"),
         ("train.max_steps=0", "^override train.max_steps: setting 'train.max_steps': .*found 0"),
     ],

@@ -30,7 +30,7 @@ def test_installed_packages_add_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("jion", r"no parts called 'jion'; did you mean 'join'\?; known: join, gone"),
+        ("jion", r"no parts called 'jion' \(did you mean 'join'\?\); known: join, gone"),
         ("gone", "'gone' stands for os.path:no_such_function"),
         ("no.such.module:thing", "cannot be imported"),
     ],

@@ -246,8 +246,8 @@ def test_names_of_composed_selectors_say_what_they_are_made_of() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("bold", {}, "no selectors called 'bold'; known: uniform, uniform-u1, .*, policy"),
-        ("bolt", {"alhpa": 2}, "selector 'bolt': unknown setting 'alhpa'; known ones here: .*alpha"),
+        ("bold", {}, "no selectors called 'bold' .did you mean 'bolt'.*; known: uniform, uniform-u1, .*, policy"),
+        ("bolt", {"alhpa": 2}, "selector 'bolt': unknown setting 'alhpa'.*; known ones here: .*alpha"),
         ("bolt", {"alpha": 0}, "selector 'bolt': setting 'alpha': .*greater than 0, found 0"),
         ("bolt", {"grid": "coarse"}, "selector 'bolt': setting 'grid': .*'midpoints'"),
         ("bolt", {"scorer": 3}, "unknown setting 'scorer'"),

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, did_you_mean
 from refocus_video.settings import SECRET, Settings
 
 
@@ -22,8 +22,8 @@ def named_config(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if name not in bundled:
-        known = ", ".join(sorted(bundled))
-        raise ConfigError(f"no configuration file at {name}; give the path of a YAML file, or one of {known}")
+        known, near = ", ".join(sorted(bundled)), did_you_mean(name, bundled)
+        raise ConfigError(f"no configuration file at {name}{near}; give the path of a YAML file, or one of {known}")
     return bundled[name]
 
 
@@ -45,13 +45,13 @@ class SamplingConfig(Settings):
 class VisionConfig(Settings):
     """A SigLIP tower; the names are those of ``transformers.SiglipVisionConfig``. Defaults: so400m/14 at 384 px."""
 
-    hidden_size: int = 1152
-    intermediate_size: int = 4304
-    num_hidden_layers: int = 26
+    hidden_size: int = Field(default=1152, ge=1, le=65536)
+    intermediate_size: int = Field(default=4304, ge=1, le=262144)
+    num_hidden_layers: int = Field(default=26, ge=1, le=1024)
     """Layers that are run. The published tower has 27; the last is dropped (METHOD §3)."""
-    num_attention_heads: int = 16
-    image_size: int = 384
-    patch_size: int = 14
+    num_attention_heads: int = Field(default=16, ge=1, le=1024)
+    image_size: int = Field(default=384, ge=1, le=8192)
+    patch_size: int = Field(default=14, ge=1, le=8192)
     pixel_mean: float = 0.5
     """Pixels are scaled to 0..1, then shifted and divided by these two."""
     pixel_std: float = Field(default=0.5, gt=0)
@@ -62,6 +62,8 @@ class VisionConfig(Settings):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of {self.num_attention_heads} attention heads"
             )
+        if self.patch_size > self.image_size:
+            raise ValueError(f"patch_size {self.patch_size} must be at most image_size {self.image_size}")
         return self
 
 
@@ -107,14 +109,14 @@ class PolicyConfig(Settings):
     """Bilinear as in the paper, which looks at no more than 2×2 patches for a token, or the mean of all patches."""
     merge: int = Field(default=1, ge=1)
     """Joins merge×merge neighbouring pooled tokens into one wider token; 1 keeps them as in the paper."""
-    d_model: int = 2048
-    n_layer: int = 48
-    d_state: int = 128
-    headdim: int = 64
-    expand: int = 2
-    d_conv: int = 4
-    chunk_size: int = 64
-    vocab_size: int = 50288
+    d_model: int = Field(default=2048, ge=1, le=65536)
+    n_layer: int = Field(default=48, ge=1, le=1024)
+    d_state: int = Field(default=128, ge=1, le=65536)
+    headdim: int = Field(default=64, ge=1, le=65536)
+    expand: int = Field(default=2, ge=1, le=64)
+    d_conv: int = Field(default=4, ge=1, le=1024)
+    chunk_size: int = Field(default=64, ge=1, le=65536)
+    vocab_size: int = Field(default=50288, ge=1, le=10000000)
     prompt_prefix: str = "<|system|>You are a helpful AI assistant.<|endoftext|><|user|>"
     prompt_suffix: str = "<|endoftext|>"
     options_in_prompt: bool = True
@@ -145,7 +147,7 @@ class PolicyConfig(Settings):
             return values
         name, stated = values["preset"], {key: value for key, value in values.items() if key != "preset"}
         if name not in PRESETS:
-            raise ValueError(f"no preset {name!r}; known: {', '.join(PRESETS)}")
+            raise ValueError(f"no preset {name!r}{did_you_mean(name, PRESETS)}; known: {', '.join(PRESETS)}")
         return _overlaid(PRESETS[name], stated)
 
     @model_validator(mode="after")
@@ -353,6 +355,13 @@ class TrainConfig(LoopConfig):
     entropy_target_until: float = Field(default=0.7, gt=0, le=1)
     entropy_rate: float = Field(default=0.03, gt=0)
     entropy_coef_range: tuple[float, float] = (1e-4, 0.4)
+
+    @field_validator("stages")
+    @classmethod
+    def _some_stage(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if not stages:
+            raise ValueError("needs at least one stage, e.g. [{until: 1.0, budgets: [4]}]")
+        return stages
 
 
 class WarmStartConfig(LoopConfig):

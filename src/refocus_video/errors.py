@@ -68,10 +68,16 @@ def one_line(reason: object) -> str:
     return " ".join(str(getattr(reason, "strerror", None) or reason).split())[:300]
 
 
+def shortened(value: object, most: int = 200) -> str:
+    """How a value is shown in an error: not more of it than fits a line."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """``; did you mean …`` for a name that is nearly a known one, else nothing: a part of an error's line."""
+    """`` (did you mean …?)`` for a name that is nearly a known one, else nothing: a part of an error's line."""
     near = get_close_matches(str(name)[:100], list(known), n=1, cutoff=0.7)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 OF_ONE_VIDEO = (VideoError, BudgetError, DataError, QuestionError)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from refocus_video.errors import CheckpointError, one_line
+from refocus_video.assets import HAYSTACK_TINY
+from refocus_video.errors import CheckpointError, did_you_mean, one_line
 
 CONFIG_FILE = "config.json"
 TEXT_FILES = ("*.json", "*.txt", "*.model")
@@ -26,7 +27,10 @@ def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = (), 
     text = str(name)
     # A hub id is `owner/name`; anything else can only be meant as a folder.
     if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise CheckpointError(f"no {wanted} at {name}; give a folder with a {CONFIG_FILE}, or a hub id owner/name")
+        near = did_you_mean(name, [HAYSTACK_TINY])
+        raise CheckpointError(
+            f"no {wanted} at {name}{near}; give a folder with a {CONFIG_FILE}, or a hub id owner/name"
+        )
     found = _download(text, patterns or (*TEXT_FILES, "*.safetensors"), wanted, revision)
     if not patterns and not any(found.glob("*.safetensors")):
         found = _download(text, (*TEXT_FILES, "pytorch_model*.bin"), wanted, revision)

@@ -82,7 +82,7 @@ def warm_start(
     """
     examples = read_examples(questions)
     accelerator = new_accelerator(output, config.compute.device)
-    source = locate(config.warm.teacher or config.start.tower, "reference")
+    source = locate(config.warm.teacher or config.start.tower, "relevance")
     teacher = Relevance.from_pretrained(source, device=accelerator.device)
     policy = new_policy(config).to(accelerator.device)
     folder = features or features_folder()

@@ -7,13 +7,13 @@ from typing import Any, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from refocus_video.errors import ConfigError, one_line
+from refocus_video.errors import ConfigError, did_you_mean, one_line, shortened
 
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and strict about unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Any, source: str, overridden: tuple[str, ...] = ()) -> Self:
@@ -38,8 +38,8 @@ class Settings(BaseModel):
             if not path.is_file():
                 raise ConfigError(f"no configuration file at {path}; give the path of a YAML file")
             try:
-                values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
+                values = read_yaml(path.read_text(encoding="utf-8"), str(path))
+            except UnicodeDecodeError as error:
                 raise ConfigError(f"{path}: not readable as YAML: {one_line(error)}") from None
         if values is None:
             raise ConfigError(f"{path} holds no settings; the defaults need no file")
@@ -60,10 +60,36 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r}: {parent!r} is a value, not a group of settings")
+    values[leaf] = read_yaml(text, f"override {shortened(override)}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the first of the two would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice in one group", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        ConfigError: naming ``source``, if it is none, nested too deep, or has a key twice in one group.
+    """
     try:
-        values[leaf] = yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: not readable as YAML: {one_line(error)}") from None
+        raise ConfigError(f"{source}: not readable as YAML: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not readable as YAML: groups or lists are nested too deep") from None
 
 
 SECRET = "holds_a_secret"
@@ -86,8 +112,9 @@ def _explain(cls: type[BaseModel], item: Any, source: str, overridden: tuple[str
                 group = field.annotation if field is not None else None
                 if isinstance(group, UnionType):  # a group that may be left out
                     group = next((kind for kind in get_args(group) if hasattr(kind, "model_fields")), None)
-        known = ", ".join(getattr(group, "model_fields", {}))
-        return f"{source}: unknown setting {where!r}; known ones here: {known}"
+        known = tuple(getattr(group, "model_fields", {}))
+        near = did_you_mean(item["loc"][-1], known)
+        return f"{source}: unknown setting {where!r}{near}; known ones here: {', '.join(known)}"
     if item["type"] == SECRET:
         return f"{source}: setting {where!r}: {item['msg']}"  # what was found stays unsaid
-    return f"{source}: setting {where!r}: {item['msg'].lower()}, found {item['input']!r}"
+    return f"{source}: setting {where!r}: {item['msg'].lower()}, found {shortened(item['input'])}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from refocus_video.errors import DataError
+from refocus_video.errors import DataError, shortened
 
 MAX_DIGITS = 300
 """Of a whole number: what has more is larger than any float."""
@@ -104,12 +104,6 @@ def unusable_text(text: str) -> str | None:
         half = f"\\u{ord(text[error.start]):04x}"
         return f"holds half a character ({half}, of a cut emoji perhaps) at position {error.start}; mend or remove it"
     return None
-
-
-def shortened(value: Any, most: int = 200) -> str:
-    """How a value is shown in an error: not more of it than fits a line."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def _deepest(text: str) -> str | None:

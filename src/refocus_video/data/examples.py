@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from refocus_video.data.checked_json import PARQUET, check, parse, shortened
-from refocus_video.errors import DataError, did_you_mean
+from refocus_video.data.checked_json import PARQUET, check, parse
+from refocus_video.errors import DataError, did_you_mean, shortened
 from refocus_video.files import write_jsonl
 from refocus_video.types import Example, Question, Span
 

@@ -13,6 +13,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
+from refocus_video.assets import locate
 from refocus_video.config import PolicyConfig, VisionConfig
 from refocus_video.errors import CheckpointError, one_line
 from refocus_video.files import replacing, write_json
@@ -110,7 +111,7 @@ def load_folder(
     Raises:
         CheckpointError: when the folder or a file of it is missing or not readable.
     """
-    folder = local_folder(name, "policy folder")
+    folder = local_folder(locate(str(name), "policy"), "policy folder")
     stamp = folder_stamp(folder)
     inside = folder / "policy"  # where a training run puts it
     holds_one = (inside / CONFIG_FILE).is_file()

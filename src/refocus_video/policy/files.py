@@ -138,7 +138,23 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
         if name in weights and weights[name].shape != tensor.shape
     ]
     check_names(f"{source}: the weights do not fit the model of {CONFIG_FILE}", weights.keys(), expected.keys(), shapes)
+    _check_numbers(weights, expected, source)
     module.load_state_dict(dict(weights), assign=True)
+
+
+def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are no numbers to compute with: whole ones where fractions belong, NaN and infinity."""
+    for name, tensor in expected.items():
+        found = weights[name]
+        if found.is_floating_point() != tensor.is_floating_point():
+            wanted = "floating-point" if tensor.is_floating_point() else "whole"
+            kind = str(found.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{source}: {name} is {kind}, expected {wanted} numbers; save or download it again")
+        # The sum first: one quick pass without a copy. It may overflow where every weight is finite.
+        if not found.sum(dtype=torch.float32).isfinite() and not found.isfinite().all():
+            raise CheckpointError(
+                f"{source}: {name} holds NaN or infinity: the file is damaged, or training ran away; take an earlier one"
+            )
 
 
 def check_names(problem: str, found: Iterable[str], expected: Iterable[str], shapes: Iterable[str] = ()) -> None:

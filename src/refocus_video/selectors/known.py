@@ -13,7 +13,7 @@ from typing import Any, Final, get_origin, get_type_hints
 
 from pydantic import Field, create_model
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, did_you_mean
 from refocus_video.registry import Registry
 from refocus_video.selectors.base import Selector
 from refocus_video.settings import Settings
@@ -56,6 +56,9 @@ NEEDS: Final = {
     "policy": "a policy; name a folder with one",
     "selector": "another selector; give its name, or its name and settings",
 }
+KEYS: Final = {"scorer": "relevance", "policy": "policy"}
+"""The settings that name these parts on the command line."""
+EXAMPLES: Final = {"scorer": "google/siglip2-base-patch16-224", "policy": "runs/train/policy"}
 SHARED: Final = ("scorer", "policy", "last_index")
 """The parameters that :class:`Parts` gives."""
 PACKAGES: Final = {"scenes": ("scenedetect", "PySceneDetect; run pip install 'refocus-video[scenes]'")}
@@ -100,7 +103,7 @@ def make_selector(name: str, parts: Parts = Parts(), /, **settings: Any) -> Sele
         if part in parameters:
             given[part] = getattr(parts, part)
             if given[part] is None and parameters[part].default is inspect.Parameter.empty:
-                raise ConfigError(f"selector {name!r} needs {NEEDS[part]}")
+                raise ConfigError(f"selector {name!r} needs {NEEDS[part]}{_spelling(name, part, settings)}")
     if "selector" in parameters:
         given["selector"] = _inner(name, parts, settings)
         settings = {key: value for key, value in settings.items() if key != "selector"}
@@ -112,6 +115,13 @@ def make_selector(name: str, parts: Parts = Parts(), /, **settings: Any) -> Sele
     checked = create_model(name, __base__=Settings, **fields).parse(settings, f"selector {name!r}")
     made: Selector = factory(**given, **{key: getattr(checked, key) for key in fields})
     return made
+
+
+def _spelling(name: str, part: str, settings: Collection[str]) -> str:
+    """How a part that is missing is given on the command line, and the setting that was perhaps meant to."""
+    key = KEYS[part]
+    meant = [f"; found {given!r}: did you mean {key!r}?" for given in settings if did_you_mean(given, [key])]
+    return f", as in {name},{key}={EXAMPLES[part]}{''.join(meant)}"
 
 
 def _inner(name: str, parts: Parts, settings: dict[str, Any]) -> Selector:

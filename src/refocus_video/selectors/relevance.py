@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from refocus_video.assets import locate
 from refocus_video.errors import CheckpointError, ConfigError, one_line
 from refocus_video.hub import CONFIG_FILE, TEXT_FILES, local_folder
 from refocus_video.policy.files import check_names
@@ -97,7 +98,7 @@ class Relevance:
         """
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        folder = local_folder(name, "image–text model", (*TEXT_FILES, "*.safetensors"))
+        folder = local_folder(locate(str(name), "relevance"), "image–text model", (*TEXT_FILES, "*.safetensors"))
         try:
             with quiet():
                 model, loading = AutoModel.from_pretrained(

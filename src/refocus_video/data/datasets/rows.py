@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from refocus_video.data.checked_json import PARQUET, check, parse, shortened
-from refocus_video.errors import DataError, one_line
+from refocus_video.data.checked_json import PARQUET, check, parse
+from refocus_video.errors import DataError, one_line, shortened
 
 _LETTER = re.compile(r"\(?([A-Za-z])(?:[.):]|$)")
 
