@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from refocus_video.cli.data import run_convert
+from refocus_video.config import Stage
 from refocus_video.data.checked_json import MAX_DEPTH
 from refocus_video.data.examples import MAX_LINE, MAX_TEXT, read_examples
 from refocus_video.errors import DataError
+from refocus_video.pipeline import none_usable
+from refocus_video.train.curriculum import check_stages
 from video_clips import SHARED
 
 GOOD = '{"id": "a", "video": "v.mp4", "question": "Which?", "options": ["disc", "ring"], "answer": 0'
@@ -95,3 +98,22 @@ def test_a_jsonl_file_of_ones_own_is_read_as_it_is_meant(answer: Any, tmp_path: 
     row = {"id": 7, "video": "v", "question": "which", "options": ["A. x", "B. y"], "answer": answer, "source": "me"}
     (found,) = _converted(json.dumps(row), "mine.jsonl", tmp_path)
     assert (found["id"], found["answer"], found["metadata"]) == ("7", 1, {"source": "me"})
+
+
+def test_stages_that_the_questions_lack_are_named_by_their_setting() -> None:
+    stages = (Stage(until=0.5, budgets=(1,), question_types={"one-hop": 1}), Stage(until=1.0, budgets=(2,)))
+    check_stages(stages, {"one-hop", "two-hop"})
+    with pytest.raises(DataError, match=r"train\.stages asks for .* 'one-hop', but .* none; .*--set 'train\.stages="):
+        check_stages(stages, {""})
+
+
+def test_a_file_of_which_the_filter_kept_none_says_so(tmp_path: Path) -> None:
+    (tmp_path / "kept.jsonl").touch()
+    (tmp_path / "filter.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="the filter kept none of its questions"):
+        read_examples(tmp_path / "kept.jsonl")
+
+
+def test_missing_videos_say_where_a_relative_path_begins() -> None:
+    assert "counts from that file's folder" in str(none_usable({"a": "no video file at clips/a.mp4"}))
+    assert "folder" not in str(none_usable({"a": "a.mp4 is damaged"}))

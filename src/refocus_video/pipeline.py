@@ -22,6 +22,7 @@ from refocus_video.device import resolve
 from refocus_video.errors import ConfigError, DataError
 from refocus_video.files import write_json
 from refocus_video.selectors.relevance import Relevance
+from refocus_video.train.curriculum import check_stages
 from refocus_video.train.features import FeatureStore, features_folder, policy_viewer
 from refocus_video.train.loop import Loop
 from refocus_video.train.setup import load_reference, new_policy, usage_of, with_policy
@@ -29,6 +30,9 @@ from refocus_video.train.trainer import Trainer
 from refocus_video.train.views import ViewStore, look
 from refocus_video.train.warmstart import WarmStart, teacher_viewer
 from refocus_video.types import Example, Progress
+
+NO_FILE = "no video file at"
+"""How the reader begins to say that a video is not there."""
 
 
 def train_policy(
@@ -45,6 +49,7 @@ def train_policy(
     ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
     """
     examples = read_examples(questions)
+    check_stages(config.train.stages, {example.question_type for example in examples})
     accelerator = new_accelerator(output, config.compute.device)
     store = store or feature_store(config, features, accelerator.device)
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
@@ -179,7 +184,9 @@ def build(
 
 def none_usable(failures: dict[str, str]) -> DataError:
     """The error of a run that is left with no video at all."""
-    return DataError(f"none of the {len(failures)} videos can be used; the first: {next(iter(failures.values()))}")
+    first = next(iter(failures.values()))
+    beside = "; a relative path in a question file counts from that file's folder" if first.startswith(NO_FILE) else ""
+    return DataError(f"none of the {len(failures)} videos can be used; the first: {first}{beside}")
 
 
 def new_accelerator(output: Path, device: str = "auto", *, patience: timedelta | None = None) -> Accelerator:

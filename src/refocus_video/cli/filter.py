@@ -8,6 +8,11 @@ import typer
 from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import AsJson, ConfigName, Device, Overrides, Questions, load_config, output_folder
 
+NONE_KEPT = (
+    "no question was kept, and there is nothing to train on: --keep 100 takes the 100 largest variances, a lower --threshold more; "
+    "variances near 0 mean that the answers do not depend on which frames are shown"
+)
+
 
 def filter_(
     questions: Questions,
@@ -57,13 +62,20 @@ def _print(numbers: dict[str, Any]) -> None:
         limit = f"the {numbers['kept']} largest, from {numbers['threshold']:g} up"
     print_table(
         f"Reward-variance filter, {limit}",
-        ["questions", "asked", "kept"],
+        ["questions", "asked", "not scored", "kept"],
         [
-            [kind or "untyped", str(asked), str(numbers["kept_by_type"].get(kind, 0))]
+            [
+                kind or "untyped",
+                str(asked),
+                str(asked - numbers["measured_by_type"].get(kind, 0)),
+                str(numbers["kept_by_type"].get(kind, 0)),
+            ]
             for kind, asked in numbers["asked_by_type"].items()
         ]
-        + [["all", str(numbers["asked"]), str(numbers["kept"])]],
+        + [["all", str(numbers["asked"]), str(numbers["asked"] - numbers["measured"]), str(numbers["kept"])]],
     )
+    if not numbers["kept"]:
+        notes.print(NONE_KEPT, markup=False, soft_wrap=True)
     before, after = numbers["letters_before"], numbers["letters_after"]
     if before:
         print_table(

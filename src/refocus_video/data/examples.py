@@ -65,6 +65,10 @@ def located_examples(path: Path) -> Iterator[tuple[int, Example]]:
                 yield offset, example
             offset += len(line)
     if not seen:
+        if (path.parent / "filter.json").is_file():
+            raise DataError(
+                f"{path}: the filter kept none of its questions; run it again with a lower --threshold or --keep"
+            )
         raise DataError(f"{path}: holds no examples; expected one JSON object a line")
 
 

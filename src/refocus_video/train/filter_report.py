@@ -27,13 +27,13 @@ class Counts:
     """The answer's letter, of the measured questions."""
     letters_after: Counter[str] = field(default_factory=Counter)
     """The same of those kept."""
-    measured: int = 0
-    """Questions with options and without."""
+    measured: Counter[str] = field(default_factory=Counter)
+    """By question type; questions with options and without."""
 
     def add(self, example: Example, measured: bool, kept: bool) -> None:
         """Count a question."""
         self.asked[example.question_type] += 1
-        self.measured += measured
+        self.measured[example.question_type] += measured
         self.kept[example.question_type] += kept
         if example.question.options:
             letter = chr(ord("A") + example.answer)
@@ -44,10 +44,11 @@ class Counts:
         """Totals first."""
         return {
             "asked": self.asked.total(),
-            "measured": self.measured,
+            "measured": self.measured.total(),
             "kept": self.kept.total(),
             "kept_by_type": {kind: count for kind, count in self.kept.items() if count},
             "asked_by_type": dict(self.asked),
+            "measured_by_type": {kind: count for kind, count in self.measured.items() if count},
             "letters_before": _shown(self.letters_before),
             "letters_after": _shown(self.letters_after),
         }

@@ -32,7 +32,7 @@ from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.records import Asked, VideoIndex, stacked
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.advantage import group_advantages, group_std, live_groups
-from refocus_video.train.curriculum import draw_budget, linear, stage_at, steer_entropy_coef
+from refocus_video.train.curriculum import check_stages, draw_budget, linear, stage_at, steer_entropy_coef
 from refocus_video.train.features import FeatureStore
 from refocus_video.train.loop import Loop
 from refocus_video.train.loss import policy_gradient_loss
@@ -118,12 +118,7 @@ class Trainer(Loop):
         if not examples:
             raise DataError("no training examples are left; check the question file, the videos and the filter")
         types = {example.question_type for example in examples}
-        for stage in self.config.stages:
-            missing = set(stage.question_types) - types
-            if missing:
-                raise DataError(
-                    f"a curriculum stage asks for question types {sorted(missing)}; the data has {sorted(types)}"
-                )
+        check_stages(self.config.stages, types)
 
     # ---------------------------------------------------------------- the loop
 
