@@ -22,7 +22,7 @@ from chat_server import Body, ChatServer, Fault, completion, serving
 from refocus_video.cli.main import app
 from refocus_video.config import EndpointConfig, ReferenceConfig, RunConfig
 from refocus_video.data.examples import read_examples, write_examples
-from refocus_video.errors import ConfigError, ReferenceModelError
+from refocus_video.errors import ConfigError, ReferenceModelError, RefocusWarning
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.endpoint.cache import ReplyCache, request_key
 from refocus_video.reference.endpoint.client import LONGEST_WAIT_S, EndpointClient, pause, retry_after
@@ -542,3 +542,15 @@ def test_an_evaluation_at_an_endpoint_costs_nothing_the_second_time(
         assert second["rows"] == first["rows"]
         assert second["usage"][0]["cost"] == 0
         assert f"{asked} requests ({asked} from the cache), 0 tokens in, 0 out" in told[-1]
+
+
+def test_half_characters_are_kept_and_a_folder_that_cannot_be_written_is_gone_without(tmp_path: Path) -> None:
+    cache, reply = ReplyCache(tmp_path / "replies"), Reply((("\ud83d", -0.5),), 3, 1, "\ud83d")
+    key = request_key("http://h", {"text": "\ud83d"})
+    cache.put(key, reply)
+    assert cache.get(key) == reply
+    (tmp_path / "file").write_text("in the way")
+    blocked = ReplyCache(tmp_path / "file")
+    with pytest.warns(RefocusWarning, match=r"cannot keep replies in .*file \(.*\); going on without"):
+        blocked.put(key, reply)
+    assert blocked.get(key) is None

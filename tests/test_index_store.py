@@ -1,11 +1,14 @@
 """Indexes on disk: the same answers without decoding, never an old or broken index, bounded, safe for several processes."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from typer.testing import CliRunner
 from refocus_video.cli.index import parse_size, size_text
 from refocus_video.cli.main import app
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import DataError, StoreError, VideoError
+from refocus_video.errors import DataError, RefocusWarning, StoreError, VideoError
 from refocus_video.policy import index as index_file
 from refocus_video.policy.index import load_index, revision, save_index
 from refocus_video.policy.policy import FramePolicy
@@ -203,26 +206,29 @@ def _empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_cut, _flip, _foreign, _empty])
-def test_a_damaged_index_is_one_clear_line(clip: Path, store: IndexStore, damage: Any) -> None:
-    selector(store).open(clip)
+def test_a_damaged_index_is_named_and_made_again(clip: Path, store: IndexStore, damage: Any) -> None:
+    first = selector(store).select(clip, QUESTION, 4)
     (path,) = files(store)
     damage(path)
-    with pytest.raises(StoreError, match=rf"not a usable video index: .*remove it \(rm '{path}'\)") as caught:
-        selector(store).open(clip)
-    assert "\n" not in str(caught.value)
-    path.unlink()
-    selector(store).open(clip)
+    with pytest.warns(RefocusWarning, match=rf"{path} is not a usable video index: .*; the video is indexed") as told:
+        again = selector(store).select(clip, QUESTION, 4)
+    assert len(told) == 1 and "\n" not in str(told[0].message)
+    assert again.to_json() == first.to_json()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        selector(store).select(clip, QUESTION, 4)
+    assert files(store) == [path]
 
 
-def test_an_index_of_something_else_under_the_name_is_refused(clip: Path, store: IndexStore) -> None:
-    selector(store).open(clip)
+def test_an_index_of_something_else_under_the_name_is_made_again(clip: Path, store: IndexStore) -> None:
+    first = selector(store).select(clip, QUESTION, 4)
     (path,) = files(store)
     other = write_clip(clip.with_name("other.mp4"), [40 * k for k in range(60)])
     selector(store).open(other)
     (second,) = set(files(store)) - {path}
     shutil.copy(second, path)
-    with pytest.raises(StoreError, match="something else than its name says"):
-        selector(store).open(clip)
+    with pytest.warns(RefocusWarning, match="something else than its name says; the video is indexed again"):
+        assert selector(store).select(clip, QUESTION, 4).to_json() == first.to_json()
 
 
 def test_an_index_does_not_fit_another_architecture(tmp_path: Path) -> None:
@@ -251,26 +257,38 @@ def test_an_interrupted_write_leaves_nothing(clip: Path, store: IndexStore, monk
     assert files(store) == []
 
 
-def test_a_full_disk_is_one_clear_line(clip: Path, store: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_told_once_and_the_answer_given(
+    clip: Path, store: IndexStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = selector(None).select(clip, QUESTION, 4)
+
     def full(tensors: object, path: Path, **_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(index_file, "save_file", full)
+        with pytest.warns(RefocusWarning, match=r"cannot write .*No space left on device\); .*going on without"):
+            assert selector(store).select(clip, QUESTION, 4).to_json() == first.to_json()
         with pytest.raises(StoreError, match=r"cannot write .*No space left on device\); free some space"):
-            selector(store).open(clip)
+            selector(replace(store, required=True)).open(clip)
     assert files(store) == []
     usage = shutil.disk_usage(store.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.warns(RefocusWarning, match=r"an index needs up to .* MB left; name another folder in REFOCUS_CACHE"):
+        assert selector(store).select(clip, QUESTION, 4).to_json() == first.to_json()
+    assert files(store) == []
     no_decoding(monkeypatch)
     with pytest.raises(StoreError, match=r"an index needs up to .* MB left; name another folder in REFOCUS_CACHE"):
-        selector(store).open(clip)  # found out before anything is decoded
+        selector(replace(store, required=True)).open(clip)  # found out before anything is decoded
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
+    with pytest.warns(RefocusWarning, match=r"cannot keep indexes in .*file/store.*going on without") as told:
+        selector(IndexStore(tmp_path / "file" / "store")).select(clip, QUESTION, 4)
+    assert len(told) == 1
     with pytest.raises(StoreError, match=r"cannot keep indexes in .*file/store"):
-        selector(IndexStore(tmp_path / "file" / "store")).open(clip)
+        selector(IndexStore(tmp_path / "file" / "store", required=True)).open(clip)
 
 
 BUILD = """
@@ -278,7 +296,13 @@ import sys
 import time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_index_store import QUESTION, IndexStore, selector
+from test_index_store import QUESTION, IndexStore, selector, store_module
+make = store_module.index_video
+def told(*arguments, **named):
+    print("built", file=sys.stderr)
+    time.sleep(0.3)
+    return make(*arguments, **named)
+store_module.index_video = told
 chosen = selector(IndexStore(Path({folder!r})))
 Path({ready!r} + sys.argv[1]).touch()
 while not Path({ready!r} + "go").exists():
@@ -302,6 +326,7 @@ def test_two_processes_may_index_the_same_video(clip: Path, store: IndexStore, t
     Path(f"{ready}go").touch()
     said = [run.communicate(timeout=120) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
+    assert sorted(said_err.count("built") for _, said_err in said) == [0, 1]  # the other one waited for it
     assert said[0][0] == said[1][0] == f"{selector(store).select(clip, QUESTION, 4).to_json()}\n"
     assert len(files(store)) == 1
 

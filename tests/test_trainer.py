@@ -20,7 +20,7 @@ from torch import Tensor
 from refocus_video.config import ReferenceConfig, RunConfig, SamplingConfig, Stage, TrainConfig
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
-from refocus_video.errors import CheckpointError, ConfigError, DataError, RefocusWarning
+from refocus_video.errors import CheckpointError, ConfigError, DataError, RefocusWarning, StoreError
 from refocus_video.pipeline import lasting
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.records import PickScores, VideoIndex
@@ -690,6 +690,24 @@ def test_features_are_computed_once_and_named_by_all_they_depend_on(
     ]
     assert len({path for path, _ in others} | {seen}) == 5  # another reference model leaves the policy's view as it is
     assert len({path for _, path in others} | {shown}) == 4
+
+
+def test_damaged_features_are_named_and_made_again(examples: list[Example], tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, _config(), tiny_policy(), _untrained())
+    video = examples[0].video
+    assert store.build([video]) == {}
+    path = store.paths(video)[0]
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-7] ^= 1
+    for content in (whole[:-100], bytes(flipped), b""):
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=rf"{path} is damaged .*run again: it is made again"):
+            store.views[0].read(video)
+        with pytest.warns(RefocusWarning, match=rf"{path} is damaged .*; it is made again"):
+            assert store.build([video]) == {}
+        assert path.read_bytes() == whole
+    assert sorted(tmp_path.iterdir()) == sorted(store.paths(video))
 
 
 def test_another_backbone_finds_the_features_of_the_first(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,7 +70,7 @@ def build(
     from refocus_video.policy.policy import FramePolicy
 
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
-    store = _store(dtype, by_content)
+    store = replace(_store(dtype, by_content), required=True)
     loaded = FramePolicy.from_pretrained(locate(policy, "policy"), device or "auto", "auto")
     name = revision(loaded)
     rows: list[dict[str, Any]] = []

@@ -66,7 +66,7 @@ def save_index(
     if not all(bool(tensor.isfinite().all()) for tensor in kept.values()):
         raise StoreError(f"the index has numbers that {dtype} cannot hold; store it as bfloat16 or float32")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in (kept | dict(extra)).items()}
-    header = {"format": FORMAT, "checksum": _checksum(tensors), "about": json.dumps({**about, "dtype": dtype})}
+    header = {"format": FORMAT, "checksum": checksum(tensors), "about": json.dumps({**about, "dtype": dtype})}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata=header)
@@ -85,10 +85,10 @@ def load_index(path: Path, policy: FramePolicy) -> StoredIndex:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
-            checksum = (file.metadata() or {}).get("checksum")
+            stated = (file.metadata() or {}).get("checksum")
     except (OSError, SafetensorError) as error:
         raise _unusable(path, one_line(error)) from None
-    if checksum != _checksum(tensors):
+    if stated != checksum(tensors):
         raise _unusable(path, "its numbers do not match their checksum")
     expected = _tensors(policy.start_index())
     frames = tensors["keys"].shape[0] if "keys" in tensors and tensors["keys"].ndim else 0
@@ -174,7 +174,8 @@ def _bytes(tensor: Tensor) -> Any:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """A short check of tensors with their names and shapes."""
     total = 0
     for name in sorted(tensors):
         total = zlib.crc32(_bytes(tensors[name]), zlib.crc32(f"{name}{list(tensors[name].shape)}".encode(), total))
@@ -182,6 +183,4 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _unusable(path: Path, reason: str) -> StoreError:
-    return StoreError(
-        f"{path} is not a usable video index: {reason}; remove it (rm '{path}') and index the video again"
-    )
+    return StoreError(f"{path} is not a usable video index: {reason}")

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from refocus_video.errors import StoreError, one_line
+from refocus_video.errors import RefocusWarning, one_line
 from refocus_video.files import cache_folder, replacing
 from refocus_video.selectors.scored import Features
 from refocus_video.types import ByteArray
@@ -51,11 +52,7 @@ class EmbeddingStore:
         return self.folder / f"{digest[:32]}.safetensors"
 
     def load(self, key: Mapping[str, Any]) -> Features | None:
-        """What is stored under a key, (F, D); None when there is nothing.
-
-        Raises:
-            StoreError: when the file is damaged or holds something else.
-        """
+        """What is stored under a key, (F, D); None when there is nothing, or a damaged file, which a warning names."""
         path = self.path(key)
         try:
             with safe_open(path, framework="numpy") as file:
@@ -63,28 +60,30 @@ class EmbeddingStore:
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError) as error:
-            raise StoreError(f"{path} is damaged ({one_line(error)}); remove it (rm '{path}') and run again") from None
+            _warn_damaged(path, one_line(error))
+            return None
         if about != _header(key, features):
-            raise StoreError(f"{path} is damaged or not what its name says; remove it (rm '{path}') and run again")
+            _warn_damaged(path, "it is not what its name says")
+            return None
         with contextlib.suppress(OSError):  # a folder that may only be read
             os.utime(path)
         found: Features = features
         return found
 
     def save(self, key: Mapping[str, Any], features: Features) -> None:
-        """Store features, (F, D).
-
-        Raises:
-            StoreError: when the file cannot be written.
-        """
+        """Store features, (F, D); where that cannot be done, a warning says so, once for a folder and reason."""
         path = self.path(key)
         try:
             with replacing(path) as temporary:
                 save_file({"features": features}, temporary, metadata=_header(key, features))
         except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"cannot keep embeddings in {self.folder} ({one_line(error)}); name another folder in REFOCUS_CACHE"
-            ) from None
+            warnings.warn(
+                f"cannot keep embeddings in {self.folder} ({one_line(error)}); going on without, or name another folder in "
+                "REFOCUS_CACHE",
+                RefocusWarning,
+                stacklevel=2,
+            )
+            return
         self._prune(path)
 
     def _prune(self, keep: Path) -> None:
@@ -99,6 +98,10 @@ class EmbeddingStore:
             if path != keep:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+
+
+def _warn_damaged(path: Path, reason: str) -> None:
+    warnings.warn(f"{path} is damaged ({reason}); it is made again", RefocusWarning, stacklevel=3)
 
 
 def _header(key: Mapping[str, Any], features: Features) -> dict[str, str]:

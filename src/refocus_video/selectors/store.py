@@ -2,7 +2,8 @@
 
 A file's name is made of all that the index depends on: the video, the sampling and the policy. A changed video, other
 sampling or another policy therefore has another name, and an old index is never taken for a new one. Files are written
-whole or not at all; two processes that index the same video both succeed. Reading a file marks it as used, and the files
+whole or not at all; of several processes that want the same index, one makes it and the others wait for it. A damaged file is
+named and made again; where nothing can be written, answers are given without. Reading a file marks it as used, and the files
 that were not used for longest are removed when all of them together exceed the limit.
 """
 
@@ -12,6 +13,8 @@ import json
 import os
 import shutil
 import time
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ from typing import Any
 import torch
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import StoreError, VideoError
-from refocus_video.files import cache_folder
+from refocus_video.errors import RefocusWarning, StoreError, VideoError
+from refocus_video.files import cache_folder, only_one
 from refocus_video.policy.index import StoredType, index_bytes, load_index, read_about, save_index
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.records import VideoIndex
@@ -83,6 +86,8 @@ class IndexStore:
     by_content: bool = False
     """Know a video by its bytes, whatever its name, instead of by path, size and time of change."""
     limit_bytes: int = DEFAULT_LIMIT
+    required: bool = False
+    """Whether an index that cannot be stored is an error; otherwise a warning says so, and the index serves this once."""
 
     def open(
         self,
@@ -92,7 +97,7 @@ class IndexStore:
         sampling: SamplingConfig,
         progress: OnProgress = no_progress,
     ) -> Opened:
-        """The index of a video: read when there is one, else made and stored.
+        """The index of a video: read when there is a whole one, else made and stored.
 
         Args:
             policy: which reads the video.
@@ -103,24 +108,71 @@ class IndexStore:
 
         Raises:
             VideoError: when the video cannot be read, or changes meanwhile.
-            StoreError: when a stored index is damaged, or one cannot be written.
+            StoreError: when an index cannot be written and is ``required``.
         """
         stamp = file_identity(video)
         identity = content_identity(video) if self.by_content else stamp
         key = {"video": identity, "sampling": sampling.model_dump(mode="json"), "policy": revision}
         path = self.folder / f"{_digest(key)}.safetensors"
-        found = _load(path, key, policy, str(video))
-        if found is not None and self.dtype in (None, found.dtype):
+        if (found := self._stored(path, key, policy, str(video))) is not None:
             return found
-        self._check_room(index_bytes(policy, sampling.max_frames or 0))
+        stored = self._possible(lambda: self._check_room(index_bytes(policy, sampling.max_frames or 0)))
+        before = _changed_at(path)
+        with self._alone(path) if stored else contextlib.nullcontext():
+            if _changed_at(path) != before and (found := self._stored(path, key, policy, str(video))) is not None:
+                return found  # another process has made it meanwhile
+            return self._make(policy, video, sampling, progress, stamp, path, key, stored)
+
+    def _stored(self, path: Path, key: dict[str, Any], policy: FramePolicy, video: str) -> Opened | None:
+        try:
+            found = _load(path, key, policy, video)
+        except StoreError as error:
+            warnings.warn(f"{error}; the video is indexed again", RefocusWarning, stacklevel=2)
+            return None
+        return found if found is not None and self.dtype in (None, found.dtype) else None
+
+    def _possible(self, write: Callable[[], None]) -> bool:
+        """Whether something could be written, as far as that is not required."""
+        try:
+            write()
+        except StoreError as error:
+            if self.required:
+                raise
+            warnings.warn(f"{error}; going on without storing the index", RefocusWarning, stacklevel=2)
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _alone(self, path: Path) -> Iterator[None]:
+        """Wait until no other process makes the same index, and keep them waiting."""
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(
+                OSError
+            ):  # where no lock can be written, the index cannot either: it is told there
+                held.enter_context(only_one(path))
+            yield
+
+    def _make(
+        self,
+        policy: FramePolicy,
+        video: str | Path,
+        sampling: SamplingConfig,
+        progress: OnProgress,
+        stamp: dict[str, str | int],
+        path: Path,
+        key: dict[str, Any],
+        stored: bool,
+    ) -> Opened:
         timeline, index = index_video(policy, video, sampling, progress=progress)
         if file_identity(video) != stamp:
             raise VideoError(f"{video} changed while it was indexed; wait until it is complete, or follow it")
         dtype: StoredType = self.dtype or "float32"
         extra = {"frame_indices": torch.from_numpy(timeline.frame_indices), "times": torch.from_numpy(timeline.times)}
         about = {"key": key, "video": str(Path(video).resolve()), "frames": len(timeline)}
-        save_index(path, index, extra, about, dtype)
-        self.prune(self.limit_bytes, keep=path)
+        if stored and self._possible(lambda: save_index(path, index, extra, about, dtype)):
+            self.prune(self.limit_bytes, keep=path)
+        elif dtype != "float32":
+            raise StoreError(f"numbers as {dtype} are those of a stored index, and none can be stored in {self.folder}")
         if dtype != "float32":  # so that the first answer is the one that all later ones repeat
             index = load_index(path, policy).index
         return Opened(timeline, index, path, False, dtype)
@@ -179,6 +231,13 @@ class IndexStore:
 _ELSEWHERE = "name another folder in REFOCUS_CACHE, or go without stored indexes"
 
 
+def _changed_at(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _digest(key: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -190,9 +249,7 @@ def _load(path: Path, key: dict[str, Any], policy: FramePolicy, video: str) -> O
         return None
     about, extra = stored.about, stored.extra
     if about.get("key") != key or not {"frame_indices", "times"} <= extra.keys():
-        raise StoreError(
-            f"{path} holds the index of something else than its name says; remove it (rm '{path}') and run again"
-        )
+        raise StoreError(f"{path} is not a usable video index: it holds that of something else than its name says")
     timeline = Timeline(video, extra["frame_indices"].numpy(), extra["times"].numpy())
     with contextlib.suppress(OSError):  # a folder that may only be read: nothing is pruned there either
         os.utime(path)

@@ -58,7 +58,7 @@ def keeping_look(views: ViewStore) -> Look:
     """Looks at a video unless that was done before, and keeps what is seen."""
 
     def look(video: str) -> Seen:
-        if views.path(video).exists():
+        if views.holds(video):
             kept = views.read(video)
             return lambda: kept
         candidates = load_candidates(video, views.viewer.image_size, views.sampling)

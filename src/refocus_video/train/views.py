@@ -2,23 +2,26 @@
 
 A file is named by everything it depends on (the video file, the sampling, the model and how it pools), and by nothing else: an
 interrupted run goes on where it stopped, other runs over the same videos share the files, and a changed video or setting is never
-confused with an old one. A video that cannot be read is listed with its reason and left out; nothing else is.
+confused with an old one. Each file has a checksum: a damaged one is named and made again. A video that cannot be read is listed
+with its reason and left out; nothing else is.
 """
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import StoreError, VideoError, one_line
+from refocus_video.errors import RefocusWarning, StoreError, VideoError, one_line
 from refocus_video.files import replacing
+from refocus_video.policy.index import checksum
 from refocus_video.types import ByteArray, Candidates
 from refocus_video.video.candidates import load_candidates
 from refocus_video.video.identity import file_identity
@@ -63,7 +66,8 @@ class ViewStore:
         path = self.path(candidates.video)
         try:
             with replacing(path) as temporary:
-                save_file({"seen": seen, "times": torch.from_numpy(candidates.times)}, temporary)
+                kept = {"seen": seen, "times": torch.from_numpy(candidates.times)}
+                save_file(kept, temporary, metadata={"checksum": checksum(kept)})
         except (OSError, SafetensorError) as error:
             raise StoreError(
                 f"cannot keep features in {self.folder} ({one_line(error)}); free some space, or name another folder "
@@ -78,10 +82,30 @@ class ViewStore:
         """
         path = self.path(video)
         try:
-            kept = load_file(path)
-            return kept["seen"], kept["times"]
-        except (SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} is damaged ({one_line(error)}); remove it (rm '{path}') and run again") from None
+            with safe_open(path, framework="pt") as file:
+                kept = {name: file.get_tensor(name) for name in ("seen", "times")}
+                stated = (file.metadata() or {}).get("checksum")
+        except (SafetensorError, OSError) as error:
+            raise StoreError(f"{path} is damaged ({one_line(error)}); run again: it is made again") from None
+        if stated != checksum(kept):
+            raise StoreError(f"{path} is damaged (it does not match its checksum); run again: it is made again")
+        return kept["seen"], kept["times"]
+
+    def holds(self, video: str) -> bool:
+        """Whether a video was looked at; a file that is damaged is named by a warning, and is as good as none.
+
+        Raises:
+            VideoError: if there is no such video file.
+        """
+        path = self.path(video)
+        if not path.exists():
+            return False
+        try:
+            self.read(video)
+        except StoreError as error:
+            warnings.warn(str(error).replace("; run again: it is", "; it is"), RefocusWarning, stacklevel=2)
+            return False
+        return True
 
     def num_frames(self, video: str) -> int:
         """Candidate frames of a video that was looked at, without reading what was seen."""
@@ -113,7 +137,7 @@ def look(
 
 
 def _look_at(video: str, stores: Sequence[ViewStore]) -> None:
-    missing = [store for store in stores if not store.path(video).exists()]
+    missing = [store for store in stores if not store.holds(video)]
     for size in dict.fromkeys(store.viewer.image_size for store in missing):
         same = [store for store in missing if store.viewer.image_size == size]
         candidates = load_candidates(video, size, same[0].sampling)
