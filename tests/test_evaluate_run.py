@@ -14,7 +14,14 @@ from refocus_video.config import SamplingConfig
 from refocus_video.data.examples import read_examples
 from refocus_video.data.haystack.generate import write_mp4
 from refocus_video.data.selections import Chosen
-from refocus_video.errors import BudgetError, ConfigError, DataError, QuestionError, ReferenceModelError
+from refocus_video.errors import (
+    BudgetError,
+    ConfigError,
+    DataError,
+    QuestionError,
+    ReferenceModelError,
+    RefocusWarning,
+)
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing
@@ -448,6 +455,41 @@ def test_a_run_cut_anywhere_ends_in_the_same_file(
     again = evaluate(named, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
     assert _lines(tmp_path) == expected
     assert [_timeless(row) for row in again] == [_timeless(row) for row in whole]
+
+
+@pytest.mark.parametrize("file", ["selections.jsonl", "rows.jsonl"])
+def test_damaged_rows_are_named_and_worked_out_again(
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, tmp_path: Path, file: str
+) -> None:
+    evaluate(examples, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
+    expected = sorted(json.dumps(line, sort_keys=True) for line in _lines(tmp_path))
+    path = tmp_path / file
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = bytes(len(lines[2]))
+    path.write_bytes(b"\n".join(lines))
+    (tmp_path / "stages.json").write_text('[{"stage": ')
+    with pytest.warns(RefocusWarning) as told:
+        evaluate(examples, [Answering(reference, "tiny")], plan, tmp_path, {"seed": 0})
+    said = sorted(str(one.message) for one in told if one.category is RefocusWarning)
+    assert said[0] == f"{path}: line 3 damaged; what was there is worked out again"
+    assert said[1] == f"{tmp_path / 'stages.json'} is damaged; times and memory are counted anew"
+    assert sorted(json.dumps(line, sort_keys=True) for line in _lines(tmp_path)) == expected
+
+
+def test_what_says_of_what_the_rows_are_is_named_when_it_is_damaged(
+    examples: list[Example], reference: HuggingFaceReference, plan: Choosing, tmp_path: Path
+) -> None:
+    few = examples[:1]
+    evaluate(few, [Answering(reference, "tiny")], plan, tmp_path, {})
+    described = (tmp_path / "evaluation.json").read_text()
+    (tmp_path / "evaluation.json").write_text(described[:-20])
+    with pytest.raises(ConfigError, match=rf"evaluation.json is damaged.*remove {tmp_path}, or choose another"):
+        evaluate(few, [Answering(reference, "tiny")], plan, tmp_path, {})
+    (tmp_path / "evaluation.json").write_text(described)
+    path = tmp_path / "selections.jsonl"
+    path.write_bytes(b"\0" + path.read_bytes())
+    with pytest.raises(ConfigError, match=rf"line 1 is damaged.*\(rm '{path}'\) and run again"):
+        evaluate(few, [Answering(reference, "tiny")], plan, tmp_path, {})
 
 
 def test_finished_videos_are_not_run_again(

@@ -25,8 +25,8 @@ from refocus_video.cli.console import progress
 from refocus_video.config import EndpointConfig, FilterConfig, ReferenceConfig, RunConfig, SamplingConfig, named_config
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.data.questions import QuestionFile
-from refocus_video.errors import ConfigError, DataError, ReferenceModelError
-from refocus_video.filter_run import filter_questions
+from refocus_video.errors import ConfigError, DataError, ReferenceModelError, RefocusWarning
+from refocus_video.filter_run import check_measured, filter_questions
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.train.features import FeatureStore, reference_viewer
@@ -127,6 +127,28 @@ def test_a_question_file_is_checked_at_once(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ part files
+
+
+def test_damaged_records_are_counted_and_dropped(tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    with parts.appending(0) as add:
+        for video in "abcd":
+            add({"video": video, "rows": []})
+    path = tmp_path / "rank-00000.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    nothing = bytes(len(lines[1]) + 4)  # zeros over one line and the begin of the next
+    path.write_bytes(lines[0] + nothing + lines[2][4:] + lines[3])
+    with pytest.warns(RefocusWarning, match=rf"{path}: 1 record damaged; the videos are measured again"):
+        parts.mend()
+    places = parts.index()
+    assert sorted(places) == ["a", "d"]
+    assert parts.reading(places)("d") == {"video": "d", "rows": []}
+
+
+def test_a_cut_manifest_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"measured": {"ques')
+    with pytest.raises(ConfigError, match=rf"manifest.json is damaged.*remove {tmp_path}, or choose another --output"):
+        check_measured(tmp_path, {})
 
 
 def test_records_survive_a_cut_and_a_later_success_replaces_a_failure(tmp_path: Path) -> None:

@@ -115,6 +115,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object that says what the rows beside it are of.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"{path} is damaged, and it says what the results beside it are of; remove {path.parent}, or choose another --output"
+        )
+    return found
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically; the rows are taken one by one."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as stream:

@@ -23,7 +23,7 @@ from refocus_video.data.examples import dump_example
 from refocus_video.data.parquet import NUMBER, NUMBERS, PAIRS, TEXT, TEXTS, WHOLE, check_parquet, write_parquet
 from refocus_video.data.questions import QuestionFile
 from refocus_video.errors import ConfigError
-from refocus_video.files import write_json, write_jsonl
+from refocus_video.files import read_settings, write_json, write_jsonl
 from refocus_video.pipeline import new_accelerator, none_usable
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.features import FeatureStore, reference_viewer
@@ -127,7 +127,7 @@ def check_measured(output: Path, measured: dict[str, Any]) -> None:
         if (output / "variances.jsonl").exists():
             raise ConfigError(f"{output} holds variances of an earlier version of this program; use another --output")
         return
-    found = json.loads(path.read_text(encoding="utf-8")).get("measured", {})
+    found = read_settings(path).get("measured", {})
     different = [key for key in measured if found.get(key) != measured[key]]
     if different:
         raise ConfigError(

@@ -15,7 +15,7 @@ from refocus_video.evaluate.reference_check import Checking, check
 from refocus_video.evaluate.reference_page import write_page
 from refocus_video.evaluate.reference_summary import summarise
 from refocus_video.evaluate.reference_verdict import verdict
-from refocus_video.files import write_json
+from refocus_video.files import read_settings, write_json
 from refocus_video.pipeline import none_usable
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.train.filtering import reference_fingerprint
@@ -116,7 +116,7 @@ def _check_begun(output: Path, settings: dict[str, Any]) -> None:
     """Note what a folder's rows are of, or find it the same as before."""
     path, now = output / SETTINGS, json.loads(json.dumps(settings))
     if (output / ROWS).exists():
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found = read_settings(path) if path.exists() else {}
         different = [key for key in now if found.get(key) != now[key]]
         if different:
             raise ConfigError(

@@ -1,16 +1,18 @@
 """A JSON Lines file that grows while a run goes on and from which the run goes on after a kill.
 
 Rows of one unit of work (a video) are appended in one write that reaches the disk. What a kill left of a unit is cut off when the
-file is opened again: which rows make a unit whole is known before it is run.
+file is opened again: which rows make a unit whole is known before it is run. Lines that can no longer be read are named and dropped
+with their unit, which is then run again.
 """
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-from refocus_video.errors import ConfigError
+from refocus_video.errors import ConfigError, RefocusWarning
 from refocus_video.files import write_jsonl
 
 Row = dict[str, Any]
@@ -26,7 +28,7 @@ class Journal:
         if not path.exists():
             write_jsonl(path, [] if head is None else [head])
             return
-        whole, torn = _whole_lines(path)
+        whole, torn = _whole_lines(path, head is not None)
         # A file cut inside its first line begins anew.
         if torn:
             write_jsonl(path, whole or ([] if head is None else [head]))
@@ -74,15 +76,38 @@ def begin(path: Path, head: Row) -> Journal:
     """
     now = json.loads(json.dumps(head))
     if path.exists():
-        whole, _ = _whole_lines(path)
-        if whole and whole[0] != now:
+        with path.open("rb") as stream:
+            first = stream.readline()
+        if first.endswith(b"\n") and _object(first) not in (None, now):
             raise ConfigError(f"{path.parent} holds results of other settings; choose another folder or remove it")
     return Journal(path, now)
 
 
-def _whole_lines(path: Path) -> tuple[list[Row], bool]:
-    """The rows up to the last line break, and whether anything follows it."""
-    text = path.read_bytes()
-    end = text.rfind(b"\n") + 1
+def _whole_lines(path: Path, head: bool) -> tuple[list[Row], bool]:
+    """The rows that can be read, and whether anything else is there: a last line without its end, or damaged ones, which a warning
+    counts.
+
+    Raises:
+        ConfigError: if it is the first line that is damaged, and that says what the others are of.
+    """
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
     # Not splitlines: a text may hold characters such as U+2028, which end a line there but not in JSONL.
-    return [json.loads(line) for line in text[:end].decode("utf-8").split("\n") if line], end < len(text)
+    lines = [line for line in content[:end].split(b"\n") if line]
+    found = [_object(line) for line in lines]
+    if head and found and found[0] is None:
+        raise ConfigError(
+            f"{path}, line 1 is damaged, and it says what the rows are of; remove the file (rm '{path}') and run again"
+        )
+    if damaged := found.count(None):
+        which = f"line {found.index(None) + 1}" + (f" and {damaged - 1} more" if damaged > 1 else "")
+        warnings.warn(f"{path}: {which} damaged; what was there is worked out again", RefocusWarning, stacklevel=3)
+    return [row for row in found if row is not None], bool(damaged) or end < len(content)
+
+
+def _object(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

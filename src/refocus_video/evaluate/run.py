@@ -15,7 +15,7 @@ from refocus_video.errors import ConfigError
 from refocus_video.evaluate.answer import Answering, answer
 from refocus_video.evaluate.choose import Choosing, choose
 from refocus_video.evaluate.stages import Stages
-from refocus_video.files import write_json
+from refocus_video.files import read_settings, write_json
 from refocus_video.types import Example
 
 FILES = ("evaluation.json", "selections.jsonl", "rows.jsonl")
@@ -75,6 +75,6 @@ def check_settings(output: Path, described: dict[str, Any]) -> None:
     path = output / FILES[0]
     now = json.loads(json.dumps(described))
     begun = any((output / name).exists() for name in FILES[1:])
-    if begun and (not path.exists() or json.loads(path.read_text("utf-8")) != now):
+    if begun and (not path.exists() or read_settings(path) != now):
         raise ConfigError(f"{output} holds results of other settings; choose another folder or remove it")
     write_json(path, now)

@@ -159,12 +159,12 @@ def _check_settings(settings: dict[str, Any], datasets: set[tuple[str, str]]) ->
 
 
 def _rows(path: Path) -> list[Row]:
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    lines = [line for line in path.read_bytes().split(b"\n") if line]
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
             raise DataError(
                 f"{path}, line {number}: not valid JSON; run the same `refocus eval` again to mend it"
             ) from None
@@ -183,8 +183,10 @@ def _stages(path: Path) -> list[Row]:
 def _json(path: Path) -> Row:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise DataError(f"{path}: not valid JSON") from None
+    except ValueError:
+        raise DataError(
+            f"{path}: not valid JSON; leave {path.parent} out, or remove it and run its `refocus eval` again"
+        ) from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected an object, found {type(found).__name__}")
     return found

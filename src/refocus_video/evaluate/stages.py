@@ -18,6 +18,7 @@ have 0. An evaluation in several goes adds up the times and keeps the largest of
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 
+from refocus_video.errors import RefocusWarning
 from refocus_video.files import write_json
 
 if sys.platform != "win32":
@@ -75,9 +77,16 @@ class Stages:
 
 
 def read_stages(folder: Path) -> list[Row]:
-    """What :meth:`Stages.keep` left in a folder; nothing if it is not there."""
+    """What :meth:`Stages.keep` left in a folder; nothing if it is not there, or damaged, which a warning tells."""
     path = folder / FILE
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [_empty("", "") | row for row in rows]
+    except (ValueError, TypeError):
+        warnings.warn(f"{path} is damaged; times and memory are counted anew", RefocusWarning, stacklevel=2)
+        return []
 
 
 def _empty(stage: str, who: str) -> Row:

@@ -7,11 +7,15 @@ number of them can go on from what any other number has left.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from refocus_video.errors import RefocusWarning
+from refocus_video.files import write_jsonl
 
 Record = dict[str, Any]
 """``video``, and either ``rows``, one a question, or ``error``, why there are none."""
@@ -34,7 +38,10 @@ class Parts:
         self.folder = folder
 
     def mend(self) -> None:
-        """Cut off last lines that a kill left unfinished. For one process alone, before the others begin."""
+        """Cut off last lines that a kill left unfinished, and drop damaged ones, which a warning counts.
+
+        For one process alone, before the others begin.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self._paths():
             with path.open("r+b") as stream:
@@ -42,12 +49,19 @@ class Parts:
                 whole = _last_newline(stream, size)
                 if whole < size:
                     stream.truncate(whole)
+            damaged = sum(record is None for _, record in _records(path))
+            if damaged:
+                records = f"{damaged} record{'s' * (damaged > 1)}"
+                warnings.warn(f"{path}: {records} damaged; the videos are measured again", RefocusWarning, stacklevel=2)
+                write_jsonl(path, (record for _, record in _records(path) if record is not None))
 
     def index(self) -> dict[str, Place]:
         """Where each video's record lies; a later success stands for an earlier failure."""
         places: dict[str, Place] = {}
         for path in self._paths():
             for offset, record in _records(path):
+                if record is None:  # damaged since it was mended: as if it were not there
+                    continue
                 earlier = places.get(record["video"])
                 if earlier is None or earlier.error is not None:
                     places[record["video"]] = Place(path, offset, record.get("error"))
@@ -93,12 +107,23 @@ class Parts:
         return sorted(self.folder.glob("rank-*.jsonl"))
 
 
-def _records(path: Path) -> Iterator[tuple[int, Record]]:
+def _records(path: Path) -> Iterator[tuple[int, Record | None]]:
+    """Where each line begins, and what it holds; None for one that is damaged."""
     offset = 0
     with path.open("rb") as stream:
         for line in stream:
-            yield offset, json.loads(line)
+            yield offset, _record(line)
             offset += len(line)
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return (
+        record if isinstance(record, dict) and "video" in record and ("rows" in record or "error" in record) else None
+    )
 
 
 def _last_newline(stream: Any, size: int, step: int = 1 << 16) -> int:
