@@ -202,7 +202,8 @@ def test_version_is_the_package_s() -> None:
 def test_select_prints_a_table_and_writes_a_contact_sheet(policy: Path, videos: Path, here: Path) -> None:
     script = Path(sys.executable).parent / "refocus"
     command = [str(script), "select", str(videos / "clip.mp4"), "where is [/b] the [red]dot[/red]?", "--frames", "3"]
-    run = subprocess.run([*command, "--policy", policy], capture_output=True, text=True, check=False)
+    given = ["--policy", policy, "--sheet", "clip.frames.png"]
+    run = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "where is [/b] the [red]dot[/red]?" in run.stdout.splitlines()[0]
     rows = re.findall(r"^│ (\d+) +│ +([\d.]+) │ +([\d.]+) │ +(\d)\. │$", run.stdout, re.MULTILINE)
@@ -212,7 +213,10 @@ def test_select_prints_a_table_and_writes_a_contact_sheet(policy: Path, videos: 
     assert [float(row[1]) for row in rows] == [round(frame * 0.04, 2) for frame in frames]
     assert all(0 < float(row[2]) <= 1 for row in rows)
     assert sorted(row[3] for row in rows) == ["1", "2", "3"]
-    assert [line for line in run.stderr.splitlines() if not BAR.match(line)] == ["contact sheet: clip.frames.png"]
+    told, sheet_line = [line for line in run.stderr.splitlines() if not BAR.match(line)]
+    first = next(row[2] for row in rows if row[3] == "1")
+    assert told == f"first pick: probability {first}; even chance among 12 candidates is {1 / 12:.4f}"
+    assert sheet_line == "contact sheet: clip.frames.png"
     assert list(tree(here)) == ["clip.frames.png"]
     with Image.open(here / "clip.frames.png") as sheet:
         assert sheet.width > 3 * 150
@@ -252,7 +256,32 @@ def test_select_explains_what_the_bundled_policy_is_for(policy: Path, videos: Pa
     with patch("refocus_video.cli.select.locate", lambda name, kind: str(policy)):
         outcome = finished("select", videos / "clip.mp4", "what?", "--json")
     assert "generated videos" in outcome.err
-    assert outcome.json["sheet"] == "clip.frames.png"
+    assert outcome.json["sheet"] is None
+    assert tree(here) == {}, "a sheet that nobody asked for"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["select", "none.mp4", "what?"],
+        ["select", "here.mp4", "what?", "--policy", "no/such/folder"],
+        ["select", "here.mp4", "what?", "--strategy", "guess"],
+        ["select", "here.mp4", "what?", "--temperature", "0"],
+        ["select", "here.mp4", "what?", "--frames", "0"],
+        ["eval", "none.jsonl"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_told_before_anything_heavy_is_imported(here: Path, arguments: list[str]) -> None:
+    (here / "here.mp4").write_bytes(b"looked into later")
+    told = (
+        "import sys\nfrom refocus_video.cli.main import main\nsys.argv = ['refocus', *sys.argv[1:]]\n"
+        "try:\n    main()\nfinally:\n    print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
+    run = subprocess.run([sys.executable, "-c", told, *arguments], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert run.stdout == "[]\n"
 
 
 BAD_VIDEOS = {

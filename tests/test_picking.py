@@ -1,7 +1,7 @@
 """Options of picking as users meet them: from Python, and on the command line."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -290,6 +290,23 @@ def test_an_explanation_as_json_names_the_runners_up() -> None:
             )
     last = indexed().explain(QUESTION, 9).to_json()["steps"][-1]
     assert (last["entropy"], last["top"]) == (0, [last["pick"]]), "one candidate is left, and none of probability 0"
+
+
+def test_picks_close_to_random_ones_are_told_in_words() -> None:
+    even, sure = np.full(9, 1 / 9), np.eye(9)[4]
+    left = np.where(np.arange(9) == 2, 0, 1 / 8)  # flat over the eight that are left
+    plain = indexed().explain(QUESTION, 2)
+
+    def explained(*rows: Any) -> Any:
+        return replace(plain, picks=np.array([2, 4][: len(rows)]), distributions=np.array(rows))
+
+    assert explained(even, left).near_flat.tolist() == [True, True]
+    assert explained(even, sure).near_flat.tolist() == [True, False]
+    assert explained(even, sure).remark == (
+        "1 of 2 picks are close to random: at pick 1 the policy had an entropy of 2.20 of at most 2.20 nats"
+    )
+    assert explained(sure, sure).remark == ""
+    assert explained(even, sure).to_json()["steps"][0]["entropy_at_most"] == pytest.approx(np.log(9), abs=1e-6)
 
 
 def test_options_are_those_of_picking() -> None:

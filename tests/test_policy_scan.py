@@ -232,3 +232,12 @@ def test_short_sequences_need_no_back_end() -> None:
     inputs, state = random_inputs(2, 1), random_state(2)
     y, _ = scan(*inputs, state, chunk=4, dtype=torch.float64, choice="triton")
     assert y.shape == (2, 1, 3, 4)
+
+
+def test_what_is_constant_to_the_compiler_is_marked_as_it_marks_it() -> None:
+    def known() -> int:
+        return 1
+
+    marks = vars(torch.compiler.assume_constant_result(known))
+    assert marks
+    assert marks.items() <= vars(room._obstacle_of).items()

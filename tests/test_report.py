@@ -303,3 +303,21 @@ def test_entropy_target_is_as_logged_or_from_the_settings() -> None:
     assert targets == pytest.approx([(0.8 - 0.6 * share) * math.log(64) for share in (0.02, 1.0, 1.0)])
     assert entropy_targets([r | {"entropy_target": 2.0} for r in rows], {}) == [2.0, 2.0, 2.0]
     assert entropy_targets(rows, {"train": train | {"entropy_target": None}}) is None
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ([1, 2], "the policy picks the same frames"),
+        ([2, 3], "1 of the frames that the policy picks is the same"),
+        ([3, 4], "the policy picks different frames"),
+    ],
+)
+def test_what_is_said_of_two_questions_is_what_the_rows_hold(other: list[int], said: str) -> None:
+    rows = [
+        row(number, selector, correct=True, positions=positions, video="v.mp4", evidence=[[number, number + 1]])
+        for number, positions in ((0, [1, 2]), (1, other))
+        for selector in ("policy", "uniform")
+    ]
+    (case,) = [case for case in choose_cases(tabulate(rows), 2) if case.first["id"] != case.second["id"]]
+    assert case.why == f"One video, two questions: {said}"

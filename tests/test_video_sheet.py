@@ -109,6 +109,14 @@ def test_a_heat_map_is_darkest_where_it_is_most_probable_and_frames_the_pick() -
         assert np.argsort(shades)[-1] == distribution.argmin()
 
 
+def test_rows_of_a_heat_map_share_one_scale() -> None:
+    flat, sure = np.full((1, 4), 0.25), np.array([[1.0, 0, 0, 0]])
+    pictures = [heat_map(np.arange(4.0), rows, np.array([3]), width=600) for rows in (flat, sure)]
+    # The first candidate, away from its edges and from the frame round the pick.
+    unsure, certain = (sum(image.getpixel((100, 20))) for image in pictures)
+    assert unsure > certain + 150, "an even distribution looks certain"
+
+
 def test_a_heat_map_takes_one_candidate_and_thousands() -> None:
     one = heat_map(np.array([3.0]), np.ones((1, 1)), np.array([0]), notes=["p=1"], title="one")
     rng = np.random.default_rng(0)

@@ -111,7 +111,7 @@ class Comparison:
 class Story:
     """What a report tells besides the evaluation."""
 
-    title: str = "Frame selection on held-out videos"
+    title: str = "Evaluation of frame selection"
     history: Sequence[Row] = ()
     """Of the training's ``metrics.jsonl``."""
     warnings: Sequence[str] = ()
@@ -344,7 +344,14 @@ def _survey(runs: Runs, comparison: Comparison) -> Overview:
 
 def _given(path: Path, examples: Sequence[Example], budgets: Sequence[int]) -> list[Chosen]:
     """The rows of a selection file for these questions and budgets; what it lacks is in the table as a failure."""
-    found = [row for row in read_selections(path).rows if row.budget in budgets]
+    rows = read_selections(path).rows
+    held = sorted({row.budget for row in rows})
+    if lacking := [str(budget) for budget in budgets if budget not in held]:
+        raise DataError(
+            f"{path} holds no selections of {', '.join(lacking)} frames, only of {', '.join(map(str, held))}; "
+            "leave out --budgets to take those"
+        )
+    found = [row for row in rows if row.budget in budgets]
     check_same_pools(found)
     known = {(row.id, row.selector, row.budget): row for row in found}
     names = dict.fromkeys(row.selector for row in found)

@@ -9,6 +9,22 @@ CONFIG_FILE = "config.json"
 TEXT_FILES = ("*.json", "*.txt", "*.model")
 
 
+def check_name(name: str | Path, wanted: str) -> None:
+    """Refuse what is neither a folder that exists nor written as a hub id ``owner/name``; nothing is fetched or read.
+
+    Raises:
+        CheckpointError: when it is neither.
+    """
+    text = str(name)
+    # A hub id is `owner/name`; anything else can only be meant as a folder.
+    as_folder = isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~"))
+    if as_folder and not Path(name).expanduser().is_dir():
+        near = did_you_mean(name, [HAYSTACK_TINY])
+        raise CheckpointError(
+            f"no {wanted} at {name}{near}; give a folder with a {CONFIG_FILE}, or a hub id owner/name"
+        )
+
+
 def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = (), revision: str | None = None) -> Path:
     """A folder, or where the hub's copy of ``owner/name`` lies once it is downloaded.
 
@@ -25,12 +41,7 @@ def local_folder(name: str | Path, wanted: str, patterns: tuple[str, ...] = (), 
     if folder.is_dir():
         return folder
     text = str(name)
-    # A hub id is `owner/name`; anything else can only be meant as a folder.
-    if isinstance(name, Path) or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        near = did_you_mean(name, [HAYSTACK_TINY])
-        raise CheckpointError(
-            f"no {wanted} at {name}{near}; give a folder with a {CONFIG_FILE}, or a hub id owner/name"
-        )
+    check_name(name, wanted)
     found = _download(text, patterns or (*TEXT_FILES, "*.safetensors"), wanted, revision)
     if not patterns and not any(found.glob("*.safetensors")):
         found = _download(text, (*TEXT_FILES, "pytorch_model*.bin"), wanted, revision)

@@ -1,5 +1,6 @@
 """``refocus eval``: selectors × answering models × budgets × question files, as tables and a report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,6 @@ import typer
 from refocus_video.cli.console import notes, only_run, print_json, print_table, progress, show_usage, warn_failures
 from refocus_video.cli.options import (
     AsJson,
-    Budgets,
     ConfigName,
     Controls,
     Device,
@@ -21,6 +21,8 @@ from refocus_video.cli.options import (
     output_folder,
     selector_specs,
 )
+from refocus_video.data.selections import read_selections
+from refocus_video.errors import DataError
 
 
 def eval_(
@@ -45,7 +47,12 @@ def eval_(
             help="Folder for selections.jsonl, rows.jsonl, results.json and report.html.", callback=output_folder
         ),
     ] = Path("runs/eval"),
-    budgets: Budgets = "1,2,4,8",
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="How many frames to pick, comma-separated; those of the selection files, else 1,2,4,8, if left out."
+        ),
+    ] = None,
     controls: Controls = True,
     in_words: Annotated[
         bool, typer.Option("--in-words", help="Options are answered by a written letter, not by the likeliest one.")
@@ -70,7 +77,8 @@ def eval_(
 
     Running the same command again goes on where it stopped. `refocus selectors` lists the names.
     """
-    numbers_of_frames = numbers(budgets, "--budgets")
+    numbers_of_frames = numbers(budgets, "--budgets") if budgets else budgets_of(selections or ()) or (1, 2, 4, 8)
+    check_questions(questions)
     from refocus_video.evaluation import Comparison, default_selectors, run_comparison
 
     found = load_config(config, overrides, device)
@@ -95,6 +103,22 @@ def eval_(
         return
     for of_file in results.values():
         print_results(of_file)
+
+
+def budgets_of(selections: Sequence[Path]) -> tuple[int, ...]:
+    """The budgets that selection files hold, increasing."""
+    return tuple(sorted({row.budget for path in selections for row in read_selections(path).rows}))
+
+
+def check_questions(files: Sequence[Path]) -> None:
+    """Refuse a question file that is not there, before anything that takes long to import.
+
+    Raises:
+        DataError: naming it.
+    """
+    for path in files:
+        if not path.is_file():
+            raise DataError(f"no question file at {path}; give the path of a JSONL file")
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -166,16 +166,20 @@ def select(
     by_content: ByContent = False,
     device: Device = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Contact sheet to write; VIDEO's name + .frames.png here if left out.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Image of the picked frames to write, and of --explain beside it; none if left out."
+        ),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what the policy thought at each pick, also as a picture.")
+        bool,
+        typer.Option("--explain", help="Show what the policy thought at each pick; with --sheet also as a picture."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Pick the frames of VIDEO that matter for QUESTION.
 
-    Prints frame index, time and probability of each pick, and writes a contact sheet. The video is indexed once: further
+    Prints frame index, time and probability of each pick; --sheet writes a contact sheet. The video is indexed once: further
     questions are answered from the stored index (see `refocus index`).
     """
     from refocus_video.cli.select import run_select

@@ -9,13 +9,12 @@ from refocus_video.assets import HAYSTACK_TINY, locate
 from refocus_video.cli.console import notes, print_json, print_table
 from refocus_video.cli.index import indexing_bar, ran_on
 from refocus_video.config import SamplingConfig
+from refocus_video.hub import check_name
 from refocus_video.selectors.explain import Explanation
-from refocus_video.selectors.learned import FrameSelector
-from refocus_video.selectors.picking import Options, Picking, Strategy
-from refocus_video.selectors.store import IndexStore, default_folder
+from refocus_video.selectors.options import Options, Picking, Strategy
 from refocus_video.types import Question, Selection
-from refocus_video.video.reader import VideoReader
 from refocus_video.video.sheet import check_target, contact_sheet, heat_map, save_image
+from refocus_video.video.source import check_file
 
 THUMBNAIL = 320
 """Longer side of a picture on the contact sheet, in pixels."""
@@ -46,6 +45,11 @@ def run_select(
     """See ``refocus select --help``."""
     asked = Question(question, options)
     sampling = SamplingConfig.parse({"fps": fps, "max_frames": max_candidates}, "sampling")
+    if sheet is not None:
+        check_target(sheet)
+    source = locate(policy, "policy")
+    check_name(source, "policy folder")
+    check_file(video)
     how: Options = {
         "strategy": cast(Strategy | None, strategy),
         "temperature": temperature,
@@ -55,10 +59,12 @@ def run_select(
         "forced": forced,
     }
     picking = Picking(**how)
-    path = sheet or Path(f"{video.stem}.frames.png")
-    check_target(path)
+    # Only now, when all that can be told without it was told: torch takes seconds to import.
+    from refocus_video.selectors.learned import FrameSelector
+    from refocus_video.selectors.store import IndexStore, default_folder
+
     store = None if no_cache else IndexStore(default_folder(), by_content=by_content)
-    selector = FrameSelector.from_pretrained(locate(policy, "policy"), device=device, sampling=sampling, store=store)
+    selector = FrameSelector.from_pretrained(source, device=device, sampling=sampling, store=store)
     if policy == HAYSTACK_TINY:
         notes.print(
             "policy haystack-tiny: trained on the generated videos of `refocus demo` only; "
@@ -72,13 +78,17 @@ def run_select(
     selection = explanation.selection if explanation else opened.select(asked, frames, **how)
     # The most visited frames come with the share of subsets that hold them, all others with a probability.
     word = "share" if picking.resolved == "marginal" else "probability"
-    draw_sheet(selection, path, word[0])
-    map_path = path.with_name(f"{path.stem.removesuffix('.frames')}.picks{path.suffix}")
-    if explanation:
-        draw_map(explanation, map_path)
+    map_path = None
+    if sheet is not None:
+        draw_sheet(selection, sheet, word[0])
+        if explanation:
+            map_path = sheet.with_name(f"{sheet.stem.removesuffix('.frames')}.picks{sheet.suffix}")
+            draw_map(explanation, map_path)
     if as_json:
-        about = {"strategy": picking.resolved, "sheet": str(path), **ran_on(selector.policy)}
-        told = {**explanation.to_json(), **about, "map": str(map_path)} if explanation else selection.to_json() | about
+        about = {"strategy": picking.resolved, "sheet": sheet and str(sheet), **ran_on(selector.policy)}
+        told = selection.to_json() | about
+        if explanation:
+            told = {**explanation.to_json(), **about, "map": map_path and str(map_path)}
         print_json(told)
         return
     print_table(
@@ -91,25 +101,41 @@ def run_select(
             )
         ],
     )
+    if word == "probability":
+        notes.print(against_chance(selection, len(opened.timeline)), markup=False, soft_wrap=True)
     if explanation:
         print_explanation(explanation)
+        if explanation.remark:
+            notes.print(explanation.remark, markup=False, soft_wrap=True)
+    if map_path:
         notes.print(f"heat map: {map_path}", markup=False, soft_wrap=True)
-    notes.print(f"contact sheet: {path}", markup=False, soft_wrap=True)
+    if sheet is not None:
+        notes.print(f"contact sheet: {sheet}", markup=False, soft_wrap=True)
+
+
+def against_chance(selection: Selection, candidates: int) -> str:
+    """How far the first pick's probability is from what each candidate has where the policy has no opinion."""
+    first = float(_probabilities(selection)[selection.order.tolist().index(0)])
+    return f"first pick: probability {first:.4f}; even chance among {candidates} candidates is {1 / candidates:.4f}"
 
 
 def draw_sheet(selection: Selection, path: Path, letter: str = "p") -> None:
-    """Write the picked frames, larger than the policy saw them, with index, time and probability or share."""
+    """Write the picked frames under the question: rank, index, time and probability or share of each."""
+    from refocus_video.video.reader import VideoReader
+
     with VideoReader(selection.video) as reader:
         scale = min(1.0, THUMBNAIL / max(reader.info.width, reader.info.height))
         size = (max(1, round(reader.info.height * scale)), max(1, round(reader.info.width * scale)))
         pictures = reader.read(selection.frame_indices, size)
     captions = [
-        f"#{index}  {time:.2f} s  {letter}={probability:.2g}"
-        for index, time, probability in zip(
-            selection.frame_indices, selection.times, _probabilities(selection), strict=True
+        f"{rank + 1}.  #{index}  {time:.2f} s  {letter}={probability:.2g}"
+        for index, time, probability, rank in zip(
+            selection.frame_indices, selection.times, _probabilities(selection), selection.order, strict=True
         )
     ]
-    save_image(contact_sheet(list(pictures), captions, columns=min(4, len(selection))), path)
+    save_image(
+        contact_sheet(list(pictures), captions, columns=min(4, len(selection)), title=selection.question.text), path
+    )
 
 
 def draw_map(explanation: Explanation, path: Path) -> None:

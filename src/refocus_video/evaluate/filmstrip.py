@@ -55,7 +55,7 @@ def choose_cases(table: Table, budget: int) -> list[Case]:
             cases.append(Case(f"The policy is right, uniform is wrong{f' ({kind})' if kind else ''}", *best))
     two = _two_questions([p for p, _ in pairs])
     if two:
-        cases.append(Case("One video, two questions: the policy picks different frames", *two))
+        cases.append(Case(f"One video, two questions: {_compared(*two)}", *two))
     lost = [pair for pair in pairs if not is_correct(pair[0])]
     if lost:
         worst = min(lost, key=lambda pair: (not is_correct(pair[1]), pair[0]["recall"] or 0))
@@ -63,6 +63,16 @@ def choose_cases(table: Table, budget: int) -> list[Case]:
     if pairs and all(case.first is not pairs[0][0] for case in cases):
         cases.append(Case("The first question of the test set, whatever it shows", *pairs[0]))
     return cases
+
+
+def _compared(a: Row, b: Row) -> str:
+    """Whether the policy picked the same frames for two questions."""
+    first, second = set(a["positions"]), set(b["positions"])
+    if first == second:
+        return "the policy picks the same frames"
+    if shared := len(first & second):
+        return f"{shared} of the frames that the policy picks {'is' if shared == 1 else 'are'} the same"
+    return "the policy picks different frames"
 
 
 def _two_questions(rows: Sequence[Row]) -> tuple[Row, Row] | None:

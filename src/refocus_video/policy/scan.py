@@ -15,7 +15,7 @@ so the kernels of fla-core (``chunk_simple_gla``, arXiv 2312.06635) compute it, 
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from refocus_video.errors import ConfigError
 from refocus_video.policy.ssd import ssd_scan
 
 Backend = Literal["torch", "triton"]
+Function = TypeVar("Function", bound=Callable[..., object])
 
 Kernel = Callable[..., tuple[Tensor, Tensor]]
 """``chunk_simple_gla`` or what has its arguments."""
@@ -95,8 +96,17 @@ def obstacle(device: torch.device, dtype: torch.dtype, *, gradient: bool = False
     return reason
 
 
+def _constant(function: Function) -> Function:
+    """Mark what a compiled graph takes as a constant, as ``torch.compiler.assume_constant_result`` does.
+
+    That one imports the whole compiler, most of a second, for programs that compile nothing.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 @cache
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant
 def _obstacle_of(device: torch.device, gradient: bool) -> str | None:
     """What of :func:`obstacle` depends on the machine alone."""
     capability = torch.cuda.get_device_capability(device)

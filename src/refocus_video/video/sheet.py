@@ -185,8 +185,8 @@ def heat_map(
 ) -> Image.Image:
     """A row for each pick, from the first down: how probable every candidate was, over the time of the video.
 
-    A row is darkest at its most probable candidate, whatever that one's probability, and goes with the square root of the
-    rest. The picked candidate is framed. Candidates that share a pixel show the most probable of them.
+    All rows, and all pictures, have one scale, from 0 to 1 by the square root of the probability; a legend shows it. The
+    picked candidate is framed. Candidates that share a pixel show the most probable of them.
 
     Args:
         times: of the candidates in seconds, (F,), non-decreasing.
@@ -213,7 +213,8 @@ def heat_map(
     left, right = margin + rank_width, width - margin - note_width
     top = 12 + (_FONT_SIZE + 16 if title else 0)
     bottom = top + len(picks) * (row + gap)
-    image = Image.new("RGB", (width, bottom + _FONT_SIZE + 18), _BACKGROUND)
+    legend = bottom + _FONT_SIZE + 20
+    image = Image.new("RGB", (width, legend + _FONT_SIZE + 12), _BACKGROUND)
     draw = ImageDraw.Draw(image)
     if title:
         draw.text((margin, 10), fit_text(title, width - 2 * margin, title_font), _INK, title_font)
@@ -233,7 +234,7 @@ def heat_map(
         y = top + k * (row + gap)
         draw.text((left - 8, y + row / 2), f"{k + 1}.", _FAINT, font, anchor="rm")
         draw.rectangle((left, y, right - 1, y + row - 1), _HEAT[0])
-        strengths = np.sqrt(distribution / max(float(distribution.max()), 1e-12))
+        strengths = np.sqrt(distribution)
         for f in np.argsort(strengths, kind="stable"):  # the most probable last, on top
             draw.rectangle((boxes[f][0], y, boxes[f][1], y + row - 1), _heat(float(strengths[f])))
         a, b = boxes[int(pick)]
@@ -241,7 +242,18 @@ def heat_map(
         if notes:
             draw.text((right + 8, y + row / 2), notes[k], _INK, font, anchor="lm")
     _draw_scale(draw, column, start_s, end_s, y=bottom, font=font, most=(right - left) // 90)
+    _draw_legend(draw, left, legend, font)
     return image
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, x: float, y: int, font: Font) -> None:
+    """Which colour of a heat map is which probability."""
+    draw.text((x, y), "probability", _FAINT, font)
+    x += font.getlength("probability") + 12
+    for probability in (0, 0.01, 0.1, 0.5, 1):
+        draw.rectangle((x, y, x + _FONT_SIZE, y + _FONT_SIZE), _heat(probability**0.5), _RULE)
+        draw.text((x + _FONT_SIZE + 5, y), f"{probability:g}", _FAINT, font)
+        x += _FONT_SIZE + 17 + font.getlength(f"{probability:g}")
 
 
 def _heat(strength: float) -> tuple[int, int, int]:
