@@ -202,7 +202,7 @@ def test_version_is_the_package_s() -> None:
 def test_select_prints_a_table_and_writes_a_contact_sheet(policy: Path, videos: Path, here: Path) -> None:
     script = Path(sys.executable).parent / "refocus"
     command = [str(script), "select", str(videos / "clip.mp4"), "where is [/b] the [red]dot[/red]?", "--frames", "3"]
-    given = ["--policy", policy, "--sheet", "clip.frames.png"]
+    given = ["--policy", str(policy), "--sheet", "clip.frames.png"]
     run = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "where is [/b] the [red]dot[/red]?" in run.stdout.splitlines()[0]

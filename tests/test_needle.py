@@ -350,7 +350,7 @@ def test_the_command_runs_without_any_file_but_the_film(film: Path, tmp_path: Pa
     [
         (("--lengths", "16,x"), "--lengths takes whole numbers"),
         (("--question", "What?"), "name one with --needle"),
-        (("--lengths", "60"), "asked for 60 candidates, but"),
+        (("--lengths", "60"), "asked for 60 candidates; give --lengths of at most 50"),
         (("--needle", "{film}", "--question", "What?", "--answer", "0"), "position of one of 0 options"),
         (("--cards", "2"), "4 to 10"),
     ],
@@ -359,3 +359,11 @@ def test_bad_input_is_one_line(film: Path, tmp_path: Path, arguments: tuple[str,
     given = [text.format(film=film) for text in arguments]
     code, out, err = refocus("needle", film, "--selector", "uniform", "--output", tmp_path, *given)
     assert code == 2 and out == "" and said in err and "Traceback" not in err
+
+
+def test_a_film_too_short_for_a_later_length_is_told_before_the_first_needle(film: Path, tmp_path: Path) -> None:
+    given = ("--selector", "uniform", "--output", tmp_path, "--lengths", "16,60,70", "--budgets", "1")
+    code, _, err = refocus("needle", film, *given)
+    assert code == 2
+    assert "has 50 frames, asked for 60, 70 candidates; give --lengths of at most 50" in err
+    assert not (tmp_path / "needle.jsonl").exists()

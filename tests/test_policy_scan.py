@@ -238,6 +238,6 @@ def test_what_is_constant_to_the_compiler_is_marked_as_it_marks_it() -> None:
     def known() -> int:
         return 1
 
-    marks = vars(torch.compiler.assume_constant_result(known))
+    marks = vars(torch.compiler.assume_constant_result(known))  # type: ignore[no-untyped-call]
     assert marks
     assert marks.items() <= vars(room._obstacle_of).items()

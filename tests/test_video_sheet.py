@@ -113,7 +113,7 @@ def test_rows_of_a_heat_map_share_one_scale() -> None:
     flat, sure = np.full((1, 4), 0.25), np.array([[1.0, 0, 0, 0]])
     pictures = [heat_map(np.arange(4.0), rows, np.array([3]), width=600) for rows in (flat, sure)]
     # The first candidate, away from its edges and from the frame round the pick.
-    unsure, certain = (sum(image.getpixel((100, 20))) for image in pictures)
+    unsure, certain = (int(np.asarray(image)[20, 100].sum()) for image in pictures)
     assert unsure > certain + 150, "an even distribution looks certain"
 
 

@@ -65,7 +65,7 @@ def needle(
         float | None,
         typer.Option(help="Percent by which a needle may lie off its depth; half the way to the next if left out."),
     ] = None,
-    cards: Annotated[int, typer.Option(help="Number of built-in cards.")] = 10,
+    cards: Annotated[int, typer.Option(help="Number of built-in cards, 4 to 10.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of places and cards.")] = 0,
     device: Device = None,
     config: ConfigName = None,

@@ -114,6 +114,22 @@ def load_film(path: Path, length: int) -> Film:
         return Film(Candidates(str(path), pictures, indices, reader.times[indices]), info.duration_s)
 
 
+def check_lengths(path: Path, lengths: Sequence[int]) -> None:
+    """Refuse more candidates than a film has frames, before the first needle is hidden.
+
+    Raises:
+        VideoError: if the film cannot be read.
+        BudgetError: naming the lengths that it is too short for.
+    """
+    with VideoReader(path) as reader:
+        frames = reader.info.num_frames
+    if too_many := [str(length) for length in sorted(lengths) if length > frames]:
+        raise BudgetError(
+            f"{path} has {frames} frames, asked for {', '.join(too_many)} candidates; "
+            f"give --lengths of at most {frames}, or a longer film"
+        )
+
+
 def hide(film: Candidates, needles: Sequence[Needle], starts: IntArray) -> Candidates:
     """The film with needles in place of some of its pictures; the film itself is left as it is."""
     pictures = film.frames.copy()
@@ -151,6 +167,7 @@ def run_needle(
     """
     if hiding.lures >= len(needles):
         raise DataError(f"{hiding.lures} lures need as many further needles, found {len(needles)} in all; add some")
+    check_lengths(haystack, hiding.lengths)
     known = {needle.id: place for place, needle in enumerate(needles)}
     asked = [(selector.name, budget) for selector in selectors for budget in hiding.budgets]
     journal = begin(output / "needle.jsonl", {"kind": "needle", "settings": dict(settings)})
