@@ -1,5 +1,6 @@
 """The commands as a user meets them: what they print, what they write, and one clear line for whatever cannot be done."""
 
+import errno
 import json
 import os
 import re
@@ -42,7 +43,8 @@ TINY = (
 
 
 BAR = re.compile(
-    r"(looking at videos|reward variance|evaluating|writing videos|indexing|showing evidence|converting)\b.*\d+/(\d+|\?)( |$)"
+    r"(looking at videos|reward variance|evaluating|writing videos|indexing|showing evidence|converting|training|choosing"
+    r"|probing)\b.*\d+/(\d+|\?)( |$)"
 )
 
 
@@ -809,3 +811,50 @@ def test_two_runs_do_not_share_a_folder(
     assert line == f"refocus: another run is at work in {output}; wait for it, or choose another --output"
     assert list(tmp_path.iterdir()) == [temporary]  # no lock is left, nor the folders that were made for it
     assert list(temporary.iterdir()) == []
+
+
+STEPS_INTO: dict[str, tuple[str, ...]] = {
+    "filter": ("data/train.jsonl",),
+    "train": ("filter/kept.jsonl",),
+    "eval": ("data/test.jsonl", "--budgets", "2"),
+    "choose": ("data/test.jsonl", "--budgets", "2"),
+    "probe influence": ("data/test.jsonl", "--frames", "2"),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="which file a handle is of is known on Linux alone")
+@pytest.mark.parametrize("command", STEPS_INTO)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.ESTALE])
+def test_a_disk_that_takes_nothing_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: int
+) -> None:
+    questions, *more = STEPS_INTO[command]
+    output = tmp_path / "out"
+    synced = os.fsync
+
+    def full(handle: int) -> None:
+        if Path(f"/proc/self/fd/{handle}").resolve().is_relative_to(tmp_path):
+            raise OSError(code, os.strerror(code))
+        synced(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = complaint(refocus(*command.split(), run.folder / questions, *more, "--output", output, *TINY))
+    assert os.strerror(code) in line, line
+    assert [name for name in tree(tmp_path) if "/." in name or name.startswith(".")] == []
+
+
+def test_a_full_disk_and_then_a_free_one(run: Run, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk))
+    if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        command = ("train", run.folder / "filter" / "kept.jsonl", "--output", disk / "out", *TINY)
+        line = complaint(refocus(*command))
+        assert re.search(r"cannot keep a checkpoint in .*No space left on device.*; free some space", line), line
+        assert [name for name in tree(disk) if Path(name).name.startswith(".")] == []
+        subprocess.run(("mount", "-o", "remount,size=64m", str(disk)), check=True)
+        finished(*command)
+    finally:
+        subprocess.run(("umount", str(disk)), check=True)

@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -85,22 +87,14 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the ``refocus`` command."""
-    shown = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, RefocusWarning):
-            notes.print(f"refocus: {message}", markup=False, soft_wrap=True)
-        else:
-            shown(message, category, *rest, **more)
-
-    warnings.showwarning = show
     try:
-        code = app(prog_name="refocus", standalone_mode=False)
+        with _warnings_as_lines():
+            code = app(prog_name="refocus", standalone_mode=False)
     except RefocusError as error:
         _stop(f"refocus: {error}", 2)
     except OSError as error:  # a full disk, a folder that is gone or may only be read: a write names no file
-        where = "" if error.filename is None else f"{error.filename}: "
-        _stop(f"refocus: {where}{one_line(error)}", 2)
+        unnamed = f"a file cannot be read or written: {one_line(error)}; see to the disk and run the same command again"
+        _stop(f"refocus: {unnamed if error.filename is None else f'{error.filename}: {one_line(error)}'}", 2)
     except Exception as error:
         if type(error).__name__ == "SafetensorError":  # not imported: help loads nothing large
             _stop(f"refocus: a file of tensors cannot be read or written: {one_line(error)}", 2)
@@ -111,6 +105,24 @@ def main() -> None:
         _stop(_usage(explain(), getattr(error, "ctx", None)), 2)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this value
         _stop("refocus: stopped; the same command goes on from here", INTERRUPTED)
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print our own warnings as one line each; those of libraries as ever."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, RefocusWarning):
+            notes.print(f"refocus: {message}", markup=False, soft_wrap=True)
+        else:
+            shown(message, category, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
 
 
 def _usage(message: str, context: Any) -> str:
