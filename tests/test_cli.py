@@ -338,7 +338,8 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(
     policy: Path, videos: Path, here: Path, command: str
 ) -> None:
     row = {"id": "a", "video": str(videos / "clip.mp4"), "question": "what?", "options": ["a", "b"], "answer": 0}
-    (here / "questions.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    types = [row | {"id": kind, "question_type": kind} for kind in ("one-hop", "two-hop")]  # which the stages ask for
+    (here / "questions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in types), encoding="utf-8")
     subject: dict[str, list[str | Path]] = {
         "select": [videos / "clip.mp4", "what?", "--policy", policy],
         "index": [videos / "clip.mp4", "--policy", policy],
@@ -417,12 +418,15 @@ def test_a_bad_question_file_is_named_by_line_and_field(here: Path, command: str
     [
         (
             ["--set", "train.sed=1"],
-            r"^refocus: override train\.sed: unknown setting 'train\.sed'; known ones here: seed, .*save_steps",
+            r"^refocus: override train\.sed: unknown setting 'train\.sed'.*; known ones here: seed, .*save_steps",
         ),
         (["--set", "train.seed"], "an override is written key=value, found 'train.seed'"),
         (["--set", "train.seed=many"], r"setting 'train\.seed': .*integer.*found 'many'"),
         (["--config", "nowhere.yaml"], r"no configuration file at nowhere\.yaml; .* one of haystack, lite, "),
-        (["--config", "own.yaml"], r"own\.yaml: unknown setting 'trian'; known ones here: sampling, policy, .*train$"),
+        (
+            ["--config", "own.yaml"],
+            r"own\.yaml: unknown setting 'trian'.*; known ones here: sampling, policy, .*train$",
+        ),
     ],
     ids=["key", "form", "value", "file", "file-key"],
 )
