@@ -49,8 +49,8 @@ def train_policy(
     ``store`` brings the models that are loaded already; else ``features`` is where features lie, see :func:`feature_store`.
     """
     examples = read_examples(questions)
-    check_stages(config.train.stages, {example.question_type for example in examples})
     accelerator = new_accelerator(output, config.compute.device)
+    check_stages(config.train.stages, {example.question_type for example in examples})
     store = store or feature_store(config, features, accelerator.device)
     largest = max(budget for stage in config.train.stages for budget in stage.budgets)
     failures = build(store.views, examples, progress, accelerator, enough=lambda frames: frames >= largest)
