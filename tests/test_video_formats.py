@@ -1,13 +1,16 @@
 """One contract for every kind of file: frames by index equal a plain sequential decode bit for bit, or VideoError."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from refocus_video.errors import VideoError
+from refocus_video.types import ByteArray
 from refocus_video.video.pixels import RgbConverter
 from refocus_video.video.reader import VideoReader
 from refocus_video.video.table import hides_picture
@@ -176,7 +179,30 @@ def test_rotation_is_applied(tmp_path: Path, matrix: list[int], turns: int) -> N
     np.testing.assert_array_equal(turned, np.rot90(plain, turns))
 
 
-def test_skewed_or_mirrored_pictures_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("matrix", "show"),
+    [
+        ([-1, 0, 0, 1], np.fliplr),
+        ([1, 0, 0, -1], np.flipud),
+        ([0, 1, 1, 0], lambda picture: picture.transpose(1, 0, 2)),
+        ([0, 0, 0, 0], lambda picture: picture),
+    ],
+)
+def test_mirrored_pictures_are_shown_mirrored(
+    tmp_path: Path, matrix: list[int], show: Callable[[ByteArray], ByteArray]
+) -> None:
+    path = make(tmp_path, KINDS[0])
+    with VideoReader(path) as reader:
+        plain, scaled = reader.read([7])[0], reader.read([7], (30, 50))[0]
+    _set_rotation(path, matrix)
+    with VideoReader(path) as reader:
+        np.testing.assert_array_equal(reader.read([7])[0], show(plain))
+        expected = show(scaled)
+        height, width = expected.shape[:2]
+        np.testing.assert_array_equal(reader.read([7], (height, width))[0], expected)
+
+
+def test_skewed_pictures_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path, KINDS[0])
     _set_rotation(path, [1, 1, -1, 1])
     with pytest.raises(VideoError, match=r"rotation by -?45"):
@@ -256,3 +282,23 @@ def test_real_files_give_the_frames_of_a_sequential_decode_or_an_error(path: Pat
 def test_real_damaged_files_are_refused(name: str) -> None:
     with pytest.raises(VideoError), VideoReader(SHARED / "odd" / name) as reader:
         list(reader.frames(range(reader.info.num_frames), (8, 8)))
+
+
+def test_the_default_stream_is_read_not_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [
+            container.add_stream("libx264", rate=25, width=w, height=h, pix_fmt="yuv420p")
+            for w, h in ((64, 64), (96, 48))
+        ]
+        streams[0].disposition, streams[1].disposition = av.stream.Disposition(0), av.stream.Disposition.default
+        for count, stream in zip((1, 12), streams, strict=True):
+            for k in range(count):
+                frame = av.VideoFrame.from_ndarray(
+                    np.full((stream.height, stream.width, 3), 9 * k, np.uint8), format="rgb24"
+                )
+                frame.pts, frame.time_base = k, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    with VideoReader(path) as reader:
+        assert (reader.info.width, reader.info.height, reader.info.num_frames) == (96, 48, 12)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from refocus_video.errors import VideoError
 from refocus_video.types import ByteArray
-from refocus_video.video.pixels import RgbConverter, quarter_turns
+from refocus_video.video.pixels import RgbConverter, orientation
 
 LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # BT.709, BT.601, BT.2020
 
@@ -74,7 +74,37 @@ def test_scaling_does_not_alias() -> None:
     assert np.abs(small[:, 4:-4].astype(int) - 127).max() <= 3
 
 
-def test_quarter_turns() -> None:
-    assert [quarter_turns(r) for r in (0, 90, 180, -90, -180, 270)] == [0, 1, 2, 3, 2, 3]
+ONE = 1 << 16
+
+
+@pytest.mark.parametrize(
+    ("matrix", "found"),
+    [
+        ((1, 0, 0, 1), (False, 0)), ((0, 1, -1, 0), (False, 3)), ((-1, 0, 0, -1), (False, 2)), ((0, -1, 1, 0), (False, 1)),
+        ((-1, 0, 0, 1), (True, 0)), ((1, 0, 0, -1), (True, 2)), ((0, 1, 1, 0), (True, 1)), ((0, -1, -1, 0), (True, 3)),
+        ((0, 0, 0, 0), (False, 0)), ((0.0174, 0.9998, -0.9998, 0.0174), (False, 3)), ((2, 0, 0, 2), (False, 0)),
+    ],
+)  # fmt: skip
+def test_a_display_matrix_is_the_nearest_of_eight_symmetries(
+    matrix: tuple[float, float, float, float], found: tuple[bool, int]
+) -> None:
+    a, b, c, d = (round(value * ONE) for value in matrix)
+    assert orientation(np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], dtype=np.int32)) == found
+    # Where the matrix says a stored point is shown, the picture made by mirroring and turning has it.
+    if any(matrix) and all(value in (-1, 0, 1) for value in matrix):
+        picture = np.arange(6).reshape(2, 3)
+        mirrored, turns = found
+        shown = np.rot90(np.fliplr(picture) if mirrored else picture, turns)
+        points = [
+            (round(matrix[0] * x + matrix[2] * y), round(matrix[1] * x + matrix[3] * y))
+            for y in (0, 1)
+            for x in (0, 1, 2)
+        ]
+        left, top = min(x for x, _ in points), min(y for _, y in points)
+        assert [shown[y - top, x - left] for x, y in points] == list(range(6))
+
+
+def test_no_matrix_is_upright_and_a_skewed_one_is_refused() -> None:
+    assert orientation(None) == (False, 0)
     with pytest.raises(VideoError, match="45"):
-        quarter_turns(45)
+        orientation(np.array([ONE, ONE, 0, -ONE, ONE, 0, 0, 0, 1 << 30], dtype=np.int32))

@@ -4,6 +4,7 @@ The defaults are the paper's (arXiv 2506.01274; "METHOD" sections are those of d
 the full-size model. The tiny models differ by configuration only: see ``configs/``. An unknown key is an error.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -236,6 +237,15 @@ class EndpointConfig(Settings):
     @classmethod
     def _plain_url(cls, value: Any) -> Any:
         return {"url": value} if isinstance(value, str) else value
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
+            raise PydanticCustomError(
+                SECRET, "must be the name of an environment variable that holds the key, not a key"
+            )
+        return name
 
     @field_validator("url")
     @classmethod

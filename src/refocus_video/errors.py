@@ -10,7 +10,8 @@
     ├── CheckpointError              weights or a folder that do not fit the model
     ├── StoreError                   a stored video index that cannot be read or written
     └── ReferenceModelError          a reference model that cannot score what it was given
-        └── QuestionError            a question that this model cannot be asked; others it can
+        ├── QuestionError            a question that this model cannot be asked; others it can
+        └── ServiceError             a server that fails or refuses, whatever the question: nothing is recorded of it
 
 All derive from :class:`ValueError`, so a caller who only knows Python can catch them. The command line prints the
 message and exits with code 2. Broken invariants of our own are ``AssertionError`` and keep their traceback.
@@ -58,6 +59,13 @@ class ReferenceModelError(RefocusError):
 
 class QuestionError(ReferenceModelError):
     """One question cannot be put to a reference model, or not with so many frames."""
+
+
+class ServiceError(ReferenceModelError):
+    """A server that fails, refuses or does not answer, whatever it is asked: the run ends and nothing is recorded of it.
+
+    What passes (an outage, too many requests) has been tried again before; run again, a command goes on where it ended.
+    """
 
 
 def one_line(reason: object) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.config import ReferenceConfig
-from refocus_video.errors import ReferenceModelError
+from refocus_video.errors import QuestionError, ReferenceModelError, ServiceError
 from refocus_video.reference.base import FrameFeatures, ReferenceModel, ScoreRequest
 from refocus_video.reference.ensemble import scores_of_each
 from refocus_video.reference.letters import rotated
@@ -95,6 +95,8 @@ def judge_apart(
     try:
         judged = iter(judge(reference, [trial for trials in questions for trial in trials], config))
         return [[next(judged) for _ in trials] for trials in questions]
+    except ServiceError:
+        raise  # no question's fault: asked one by one, each would fail, and stay without a score for good
     except ReferenceModelError:
         return [_alone(reference, trials, config) for trials in questions]
 
@@ -104,6 +106,8 @@ def _alone(
 ) -> list[Judgement] | ReferenceModelError:
     try:
         return judge(reference, trials, config)
+    except ServiceError:
+        raise
     except ReferenceModelError as error:
         return error
 
@@ -144,6 +148,10 @@ def _read(plan: _Plan, scores: Iterator[Tensor]) -> Judgement:
         total[part.rows] += next(scores).float().roll(part.by, dims=-1)
         count[part.rows] += 1
     table = total / count  # (G, O), the options in their own order
+    if table.isnan().any():
+        raise QuestionError(
+            f"the reference model gives no number (NaN) as a score of question {example.question.text!r}"
+        )
     control = torch.cat([next(scores).float() for _ in plan.controls] or [table[:0]])  # (C, O)
     answer = example.answer
     if example.question.options:

@@ -41,7 +41,9 @@ class Journal:
         unit: Callable[[Row], Hashable],
         key: Callable[[Row], Hashable],
     ) -> set[Hashable]:
-        """Cut off the rows of unfinished units; returns the finished ones.
+        """Cut off the rows of unfinished units and of those in which something failed; returns the finished ones.
+
+        What failed is tried again by every later run: its cause (a disk that was away) may be gone.
 
         Args:
             expected: the keys of the rows that each unit has when it is finished.
@@ -51,7 +53,8 @@ class Journal:
         found: dict[Hashable, set[Hashable]] = {}
         for row in self.rows:
             found.setdefault(unit(row), set()).add(key(row))
-        finished = {name for name, keys in expected.items() if keys <= found.get(name, set())}
+        failed = {unit(row) for row in self.rows if row.get("error")}
+        finished = {name for name, keys in expected.items() if keys <= found.get(name, set()) and name not in failed}
         kept = [row for row in self.rows if unit(row) in finished]
         if len(kept) < len(self.rows):
             self.rows = kept

@@ -20,6 +20,7 @@ from torch import Tensor
 from refocus_video.config import VisionConfig
 from refocus_video.errors import CheckpointError
 from refocus_video.policy.files import read_safetensors, read_weights
+from refocus_video.policy.pick import pick_frames
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.records import Asked, VideoIndex
 from refocus_video.policy.released import TOWER
@@ -136,26 +137,12 @@ def _compute_picks(
         "step_logp": policy.log_distributions(index, asked, picks)[0],  # (G, K, F)
     }
     if not policy.in_block:
-        found["sampler_logp"] = _step_by_step(policy, index, asked, picks)[0]
+        group, budget = picks.shape[1:]
+        # The product's own sampler, told what to pick: what is verified is what selects.
+        found["sampler_logp"] = pick_frames(policy, index, asked, budget, group, forced=picks).log_probs[0]
         if policy.config.use_rank_head:
             found["rank_logits"] = policy.rank_scores(index, asked, picks)[0]  # (G,)
     return found
-
-
-def _step_by_step(policy: FramePolicy, index: VideoIndex, asked: Asked, picks: Tensor) -> Tensor:
-    """Log-probs of given picks from single steps, as a sampler makes them: (1, G, K) -> (1, G, K)."""
-    group, budget = picks.shape[1:]
-    x = policy.start_of_frame.expand(1, group, 1, -1)
-    taken = torch.zeros(1, group, index.keys.shape[1], dtype=torch.bool, device=picks.device)
-    past, scores = None, []
-    for step in range(budget):
-        queries, past = policy.queries(asked, x, past)  # (1, G, 1, D)
-        log_p = policy.pick_logits(queries[:, :, 0], index.keys, taken, index.valid).log_softmax(-1)  # (1, G, F)
-        pick = picks[..., step : step + 1]  # (1, G, 1)
-        scores.append(log_p.gather(-1, pick))
-        taken = taken.scatter(-1, pick, True)
-        x = index.values[0, pick[0]][None]  # (1, G, 1, D)
-    return torch.cat(scores, -1)
 
 
 def _tail_mask(policy: FramePolicy, frames: int, tokens: int) -> Tensor:

@@ -42,15 +42,28 @@ def load(
         config = AutoConfig.from_pretrained(folder)
         _check_kind(source, config)
         folder = local_folder(source, WANTED, revision=revision)
-        model = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=dtype, attn_implementation=attention
+        model, found = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
+        _check_weights(source, found)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (CheckpointError, ReferenceModelError):
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise CheckpointError(f"cannot load the reference model {str(source)!r}: {one_line(error)}") from None
     return model.to(device), tokenizer
+
+
+def _check_weights(source: str | Path, found: dict[str, Any]) -> None:
+    """Refuse weights that the library would replace by random ones and go on."""
+    missing = sorted({*found["missing_keys"], *(str(entry[0]) for entry in found.get("mismatched_keys") or ())})
+    if missing:
+        unknown = sorted(found.get("unexpected_keys") or ())
+        renamed = f"; it has others that no part of the model takes, such as {unknown[0]}" if unknown else ""
+        raise CheckpointError(
+            f"{str(source)!r} lacks {len(missing)} of the model's tensors, such as {missing[0]}, or has them in another "
+            f"shape{renamed}; fetch the whole checkpoint again"
+        )
 
 
 def _check_kind(source: str | Path, config: Any) -> None:

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from refocus_video.errors import VideoError
 from refocus_video.types import ByteArray, FloatArray, IntArray
 from refocus_video.video.jumping import needed_frames
-from refocus_video.video.pixels import RgbConverter, displayed_size
+from refocus_video.video.pixels import RgbConverter, displayed_size, frame_orientation
 from refocus_video.video.source import REPAIR, check_canvas, first_line, open_stream
 from refocus_video.video.table import FrameTable, build_table
 
@@ -44,7 +44,9 @@ class VideoInfo:
     """From the first frame's appearance to the last one's end, in seconds."""
     codec: str
     rotation: int
-    """Degrees counter-clockwise that the file asks for; frames come out already turned."""
+    """Degrees counter-clockwise (0, 90, 180 or 270) that the file asks for; frames come out already turned."""
+    mirrored: bool = False
+    """Whether the file asks for a mirror image, before the turn; frames come out already mirrored."""
 
 
 class _MissingFrameError(Exception):
@@ -54,7 +56,7 @@ class _MissingFrameError(Exception):
 class VideoReader:
     """Reads frames of a local video file by index; a context manager.
 
-    The first video stream is read. An image file is a video of one frame.
+    The video stream that a player would choose is read: the default one, else the best. An image file is a video of one frame.
 
     Attributes:
         info: what the file holds.
@@ -71,7 +73,7 @@ class VideoReader:
         self._path = Path(path)
         self._threads = threads
         self._closed = False
-        height, width, rotation, codec = _first_frame(self._path, threads)
+        height, width, (mirrored, turns), codec = _first_frame(self._path, threads)
         self._table = build_table(self._path, threads)
         base = self._table.time_base
         self.times = self._table.pts * base.numerator / base.denominator
@@ -82,7 +84,8 @@ class VideoReader:
             num_frames=len(self.times),
             duration_s=float((self._table.end - int(self._table.pts[0])) * base),
             codec=codec,
-            rotation=rotation,
+            rotation=90 * turns,
+            mirrored=mirrored,
         )
 
     def __enter__(self) -> Self:
@@ -177,12 +180,12 @@ class VideoReader:
         )
 
 
-def _first_frame(path: Path, threads: int) -> tuple[int, int, int, str]:
-    """Height, width, rotation in degrees and codec of the first frame that decodes."""
+def _first_frame(path: Path, threads: int) -> tuple[int, int, tuple[bool, int], str]:
+    """Height, width, orientation and codec of the first frame that decodes."""
     with open_stream(path, threads) as (container, stream):
         try:
             for frame in container.decode(stream):
-                return *displayed_size(frame), frame.rotation, stream.codec_context.codec.name
+                return *displayed_size(frame), frame_orientation(frame), stream.codec_context.codec.name
         except av.FFmpegError as error:
             raise VideoError(f"{path}: not one frame can be decoded ({first_line(error)}); {REPAIR}") from None
         except VideoError as error:

@@ -72,10 +72,12 @@ def _check_length(path: Path) -> None:
 
 
 def _picture_stream(container: InputContainer, path: Path) -> VideoStream:
-    for stream in container.streams.video:
-        # The cover of an audio file is stored as a picture stream of its own: it is no video.
-        if not int(stream.disposition) & int(av.stream.Disposition.attached_pic):
-            return stream
+    # The cover of an audio file is stored as a picture stream of its own: it is no video.
+    films = [s for s in container.streams.video if not int(s.disposition) & int(av.stream.Disposition.attached_pic)]
+    if films:
+        best = container.streams.best("video")
+        default = (film for film in films if int(film.disposition) & int(av.stream.Disposition.default))
+        return next(default, None) or next((film for film in films if best and film.index == best.index), films[0])
     kinds = sorted({str(stream.type) for stream in container.streams})
     found = f"only {', '.join(kinds)}" if kinds else "and nothing else"
     raise VideoError(f"{path} has no video in it, {found}; give a file with pictures")
@@ -94,7 +96,7 @@ def check_canvas(width: int, height: int, path: Path) -> None:
 
 @contextmanager
 def open_stream(path: Path, threads: int = 1, strict: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the first video stream of a local file.
+    """Open the video stream of a local file that a player would choose.
 
     Args:
         path: a regular file. Only files are read: a playlist that points to a network address is refused.

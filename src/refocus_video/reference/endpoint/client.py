@@ -13,11 +13,14 @@ import time
 from typing import Any
 
 from refocus_video.config import EndpointConfig
-from refocus_video.errors import ConfigError, ReferenceModelError, one_line
+from refocus_video.errors import ConfigError, QuestionError, ServiceError, one_line
 from refocus_video.reference.endpoint.replies import MalformedReplyError, Reply
 
 LONGEST_WAIT_S = 600.0
 """A server that asks to be left alone for longer ends the run; the cache keeps what was answered so far."""
+
+OF_THE_REQUEST = (400, 413, 422)
+"""Statuses by which a server says that one request is wrong: too long, a picture it cannot read."""
 
 
 class EndpointClient:
@@ -44,13 +47,15 @@ class EndpointClient:
         limits = httpx2.Limits(max_connections=config.concurrency)
         self._client = httpx2.Client(headers=headers, timeout=config.timeout_s, limits=limits)
         self._answered = False
+        self._served = False
         self._stopped = threading.Event()
 
     def ask(self, body: dict[str, Any]) -> tuple[Reply, int]:
         """The reply to one chat completion, and how often it had to be tried again.
 
         Raises:
-            ReferenceModelError: if the server refuses, or still fails after ``max_retries``.
+            QuestionError: if a server that has answered others says that this request is wrong.
+            ServiceError: if the server refuses, or still fails after ``max_retries``.
         """
         for tried in range(self.config.max_retries + 1):
             trouble, asked_wait = "", None
@@ -67,14 +72,18 @@ class EndpointClient:
                 status = response.status_code
                 if status == 200:
                     try:
-                        return Reply.parse(json.loads(response.content)), tried
-                    except (MalformedReplyError, ValueError):
+                        reply = Reply.parse(json.loads(response.content))
+                        self._served = True
+                        return reply, tried
+                    except (MalformedReplyError, ValueError, RecursionError):
                         trouble = f"a reply that is not a chat completion: {response.text[:100]!r}"
                 elif status in (408, 429) or status >= 500:
                     trouble = f"status {status}: {_message(response.text)}"
                     asked_wait = retry_after(response.headers.get("retry-after"), time.time())
                 else:
-                    raise self._refused(status, _message(response.text))
+                    refused = self._refused(status, _message(response.text))
+                    # Before the first answer it is the model's name or a setting that is wrong, not the question.
+                    raise QuestionError(str(refused)) if status in OF_THE_REQUEST and self._served else refused
             if tried == self.config.max_retries:
                 break
             wait = pause(tried, asked_wait, random.random())
@@ -96,16 +105,16 @@ class EndpointClient:
         """Whether the wait was cut short by :meth:`stop`."""
         return self._stopped.wait(seconds)
 
-    def _refused(self, status: int, message: str) -> ReferenceModelError:
+    def _refused(self, status: int, message: str) -> ServiceError:
         if status not in (401, 403):
             return self._error(f"status {status}: {message}")
         name = self.config.api_key_env
         found = "was refused" if self._key else "is not set"
         return self._error(f"status {status}: the key in the environment variable {name} {found}")
 
-    def _error(self, text: str) -> ReferenceModelError:
+    def _error(self, text: str) -> ServiceError:
         shown = text.replace(self._key, "[key]") if self._key else text
-        return ReferenceModelError(f"endpoint {self.config.url}: {shown}")
+        return ServiceError(f"endpoint {self.config.url}: {shown}")
 
 
 def pause(tried: int, asked_s: float | None, chance: float) -> float:
