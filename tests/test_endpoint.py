@@ -484,8 +484,14 @@ def test_a_plain_address_is_enough() -> None:
         (f"http://me:{KEY}@host/v1", "must not hold a key; name its environment variable in api_key_env$"),
         (f"https://host/v1?api_key={KEY}", "must not hold a key; name its environment variable in api_key_env$"),
         ({"url": "http://h/v1", "frames_as": "video", "image_format": "png"}, "is a list of jpeg pictures"),
-        ({"url": "http://h/v1", "retries": 3}, r"unknown setting 'endpoint.retries' \(did you mean 'max_retries'\?\); known ones"),
-        ({"url": "http://h/v1", "api_key_env": "sk-secret-1"}, "must be the name of an environment variable that holds the key, not"),
+        (
+            {"url": "http://h/v1", "retries": 3},
+            r"unknown setting 'endpoint.retries' \(did you mean 'max_retries'\?\); known ones",
+        ),
+        (
+            {"url": "http://h/v1", "api_key_env": "sk-secret-1"},
+            "must be the name of an environment variable that holds the key, not",
+        ),
         ({"url": "http://h/v1", "concurrency": 0}, "'endpoint.concurrency': .*greater than or equal to 1"),
     ],
 )

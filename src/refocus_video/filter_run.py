@@ -155,12 +155,12 @@ def _measure_share(
     """Measure what is missing of this process's share of the videos; returns when all processes have done so."""
     places = parts.index()
     accelerator.wait_for_everyone()  # nobody adds a record before everybody knows what there is
-    missing = [video for video in asked.videos if video not in places or places[video].error is not None]
+    missing = [video for video in asked.videos if video not in places or not places[video].whole]
     mine = missing[accelerator.process_index :: accelerator.num_processes]
+    earlier = parts.reading(places)
     with progress("reward variance", len(mine)) as advance, parts.appending(accelerator.process_index) as add:
         for record in measure(mine, asked, look, reference, config.filter, config.reference):
-            known = places.get(record["video"])
-            if known is None or known.error != record.get("error"):
+            if record["video"] not in places or earlier(record["video"]) != record:
                 add(record)
             advance()
     accelerator.wait_for_everyone()

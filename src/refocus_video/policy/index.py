@@ -29,7 +29,8 @@ from refocus_video.policy.mamba2 import LayerState, State
 from refocus_video.policy.policy import FramePolicy
 from refocus_video.policy.records import VideoIndex
 
-FORMAT = "refocus-video-index-1"
+FORMAT = "refocus-video-index-2"
+"""2: mirrored pictures and the default stream; indexes of format 1 may show something else."""
 
 StoredType = Literal["float32", "float16", "bfloat16"]
 """How the numbers of an index are stored; float32 loses nothing."""

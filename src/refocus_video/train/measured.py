@@ -28,6 +28,13 @@ class Place(NamedTuple):
     offset: int
     error: str | None
     """Why the video could not be used; such a video is tried again."""
+    unscored: bool = False
+    """Whether one of its questions could not be scored; these are asked again too."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing failed."""
+        return self.error is None and not self.unscored
 
 
 class Parts:
@@ -56,15 +63,16 @@ class Parts:
                 write_jsonl(path, (record for _, record in _records(path) if record is not None))
 
     def index(self) -> dict[str, Place]:
-        """Where each video's record lies; a later success stands for an earlier failure."""
+        """Where each video's record lies; a later record stands for an earlier one in which something failed."""
         places: dict[str, Place] = {}
         for path in self._paths():
             for offset, record in _records(path):
                 if record is None:  # damaged since it was mended: as if it were not there
                     continue
                 earlier = places.get(record["video"])
-                if earlier is None or earlier.error is not None:
-                    places[record["video"]] = Place(path, offset, record.get("error"))
+                if earlier is None or not earlier.whole:
+                    unscored = any("error" in row for row in record.get("rows", ()))
+                    places[record["video"]] = Place(path, offset, record.get("error"), unscored)
         return places
 
     @contextmanager

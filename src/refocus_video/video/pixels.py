@@ -1,5 +1,7 @@
 """From a decoded frame to an RGB array: colours, scaling, mirroring and rotation as the file asks for them."""
 
+from typing import Any
+
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -53,7 +55,7 @@ def orientation(matrix: IntArray | None) -> tuple[bool, int]:
 
 def frame_orientation(frame: av.VideoFrame) -> tuple[bool, int]:
     """:func:`orientation` of a decoded frame."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")  # a buffer, which its type does not say
     return orientation(None if data is None else np.frombuffer(data, dtype=np.int32))
 
 
