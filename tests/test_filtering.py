@@ -25,7 +25,7 @@ from refocus_video.cli.console import progress
 from refocus_video.config import EndpointConfig, FilterConfig, ReferenceConfig, RunConfig, SamplingConfig, named_config
 from refocus_video.data.examples import fingerprint, read_examples, with_options, write_examples
 from refocus_video.data.questions import QuestionFile
-from refocus_video.errors import ConfigError, DataError, ReferenceModelError, RefocusWarning
+from refocus_video.errors import ConfigError, DataError, ReferenceModelError, RefocusWarning, ServiceError
 from refocus_video.filter_run import check_measured, filter_questions
 from refocus_video.reference.base import ReferenceModel
 from refocus_video.reference.endpoint.model import EndpointReference
@@ -282,6 +282,51 @@ class Picky:
             if self.refused in request.question.text:
                 raise ReferenceModelError(f"cannot score {request.question.text!r}")
         return [torch.eye(16)[:, :2] for _ in requests]
+
+
+class Down(Picky):
+    """A server that goes away at a question."""
+
+    def score(self, requests: Any) -> list[torch.Tensor]:
+        for request in requests:
+            if self.refused and self.refused in request.question.text:
+                raise ServiceError("status 500: gone")
+        return [torch.eye(16)[:, :2] for _ in requests]
+
+
+def filtered(questions: Path, output: Path, reference: ReferenceModel) -> dict[str, Any]:
+    """What `filter` finds with a reference model of ours."""
+    with (
+        patch.object(filter_run, "load_reference", lambda *_: reference),
+        patch.object(filter_run, "reference_fingerprint", lambda _: "ours"),
+    ):
+        return filter_questions(questions, output, RunConfig(sampling=SAMPLING, filter=FILTER), progress)
+
+
+def test_an_outage_is_recorded_of_no_question_and_the_run_goes_on_later(haystack: Path, tmp_path: Path) -> None:
+    names = sorted((haystack / "train").glob("*.mp4"))[:3]
+    examples = [Example(f"q{k}", str(path), Question(f"q{k}?", ("x", "y")), 0) for k, path in enumerate(names)]
+    write_examples(tmp_path / "q.jsonl", examples)
+
+    with pytest.raises(ServiceError, match="gone"):
+        filtered(tmp_path / "q.jsonl", tmp_path / "out", Down("q2"))
+    assert "error" not in "".join(path.read_text() for path in (tmp_path / "out" / "measured").iterdir())
+    found = filtered(tmp_path / "q.jsonl", tmp_path / "out", Down(""))
+    assert (found["measured"], found["unscored"]) == (3, {})
+    filtered(tmp_path / "q.jsonl", tmp_path / "undisturbed", Down(""))
+    assert (tmp_path / "out/variances.jsonl").read_bytes() == (tmp_path / "undisturbed/variances.jsonl").read_bytes()
+
+
+def test_a_question_without_a_score_is_asked_again_by_a_later_run(haystack: Path, tmp_path: Path) -> None:
+    video = str(haystack / "train" / "000000.mp4")
+    examples = [Example(name, video, Question(f"{name}?", ("x", "y")), 0) for name in ("good", "bad")]
+    write_examples(tmp_path / "q.jsonl", examples)
+    found = [
+        filtered(tmp_path / "q.jsonl", tmp_path / "out", Picky(refused)) for refused in ("bad", "bad", "nothing")
+    ]
+    assert [(one["measured"], list(one["unscored"])) for one in found] == [(1, ["bad"]), (1, ["bad"]), (2, [])]
+    (part,) = (tmp_path / "out" / "measured").iterdir()
+    assert len(part.read_text().splitlines()) == 2  # what failed the same way again is not written again
 
 
 def test_a_question_that_cannot_be_scored_does_not_cost_the_others(haystack: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_every_question_counts_and_what_is_missing_is_told(tmp_path: Path, quest
         ({"duration_s": 2.5}, 2.5),
         ({"duration": "short", "duration_s": 60}, 60.0),  # a name of a group, and seconds
         ({"duration": 100, "duration_s": 60}, 100.0),
-        ({"duration": math.nan, "duration_s": -1}, None),
+        ({"duration": "long", "duration_s": -1}, None),
         ({}, None),
     ],
 )

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from chat_server import completion, serving
 from refocus_video.config import ReferenceConfig, RunConfig
 from refocus_video.data.examples import read_examples, write_examples
-from refocus_video.errors import ConfigError, ReferenceModelError
+from refocus_video.errors import ConfigError, QuestionError, ReferenceModelError, ServiceError
 from refocus_video.pipeline import train_policy
 from refocus_video.reference.base import ReferenceModel, ScoreRequest
 from refocus_video.reference.endpoint.model import EndpointReference
@@ -24,7 +24,7 @@ from refocus_video.reference.ensemble import EnsembleReference, pack, unpack
 from refocus_video.reference.letters import rotated
 from refocus_video.reference.margin import likelihood_reward, margin_reward, probability_reward
 from refocus_video.reference.rewards import combine, load_reward
-from refocus_video.scoring import Judgement, Trial, judge
+from refocus_video.scoring import Judgement, Trial, judge, judge_apart
 from refocus_video.train.features import FeatureStore
 from refocus_video.train.setup import load_reference
 from refocus_video.train.tiny_reference import TinyReferenceConfig, new_reference
@@ -351,3 +351,22 @@ def test_open_questions_at_an_endpoint_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(ReferenceModelError, match="question 'What is shown\\?' has no options"):
             judge(remote, [Trial(features, torch.arange(8) / 4, OPEN, SUBSETS)], ReferenceConfig())
     assert server.bodies == []
+
+
+def test_no_number_is_no_reward() -> None:
+    model = Fake(lambda subset, text, place: math.nan if (subset, place) == ([1, 7], 1) else 0.0)
+    with pytest.raises(QuestionError, match=r"no number \(NaN\)"):
+        _judge(model, LETTERED)
+    trial = _trial(LETTERED)
+    broken, sound = judge_apart(model, [[trial], [replace(trial, subsets=SUBSETS[:2])]], ReferenceConfig(rotation="none"))
+    assert isinstance(broken, QuestionError)
+    assert not isinstance(sound, ReferenceModelError)
+
+
+def test_a_server_that_is_away_is_no_question_s_fault() -> None:
+    class Away(Fake):
+        def score(self, requests: Sequence[ScoreRequest]) -> list[Tensor]:
+            raise ServiceError("status 503: away")
+
+    with pytest.raises(ServiceError, match="away"):
+        judge_apart(Away(_noise), [[_trial(LETTERED)]], ReferenceConfig())

@@ -21,7 +21,6 @@ from refocus_video.cli.options import (
     output_folder,
     selector_specs,
 )
-from refocus_video.data.selections import read_selections
 from refocus_video.errors import DataError
 
 
@@ -77,7 +76,7 @@ def eval_(
 
     Running the same command again goes on where it stopped. `refocus selectors` lists the names.
     """
-    numbers_of_frames = numbers(budgets, "--budgets") if budgets else budgets_of(selections or ()) or (1, 2, 4, 8)
+    numbers_of_frames = numbers(budgets, "--budgets") if budgets is not None else budgets_of(selections or ()) or (1, 2, 4, 8)
     check_questions(questions)
     from refocus_video.evaluation import Comparison, default_selectors, run_comparison
 
@@ -107,6 +106,8 @@ def eval_(
 
 def budgets_of(selections: Sequence[Path]) -> tuple[int, ...]:
     """The budgets that selection files hold, increasing."""
+    from refocus_video.data.selections import read_selections
+
     return tuple(sorted({row.budget for path in selections for row in read_selections(path).rows}))
 
 
