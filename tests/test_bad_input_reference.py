@@ -198,7 +198,7 @@ def test_a_key_in_the_address_is_refused_and_not_shown(here: Path) -> None:
         ({"options": "A) B) C)"}, "line 2, field 'options': expected a list of at least 2 texts"),
         ({"evidence": [[2.0, 1.0]]}, "line 2, field 'evidence': expected [start_s, end_s] in seconds, found [2.0, 1.0]"),
         ({"question": ""}, "line 2, field 'question': expected a non-empty text"),
-        ({"anwser": 1}, "line 2, field 'anwser': unknown (did you mean 'answer'?); known fields are id, video, question, options, answer"),
+        ({"anwser": 1}, "line 2, field 'anwser': unknown (did you mean 'answer'?); known fields are id, video, question, options"),
     ],
 )  # fmt: skip
 def test_a_question_that_is_none(here: Path, command: str, change: dict[str, object], said: str) -> None:

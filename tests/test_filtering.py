@@ -321,9 +321,7 @@ def test_a_question_without_a_score_is_asked_again_by_a_later_run(haystack: Path
     video = str(haystack / "train" / "000000.mp4")
     examples = [Example(name, video, Question(f"{name}?", ("x", "y")), 0) for name in ("good", "bad")]
     write_examples(tmp_path / "q.jsonl", examples)
-    found = [
-        filtered(tmp_path / "q.jsonl", tmp_path / "out", Picky(refused)) for refused in ("bad", "bad", "nothing")
-    ]
+    found = [filtered(tmp_path / "q.jsonl", tmp_path / "out", Picky(refused)) for refused in ("bad", "bad", "nothing")]
     assert [(one["measured"], list(one["unscored"])) for one in found] == [(1, ["bad"]), (1, ["bad"]), (2, [])]
     (part,) = (tmp_path / "out" / "measured").iterdir()
     assert len(part.read_text().splitlines()) == 2  # what failed the same way again is not written again

@@ -358,7 +358,9 @@ def test_no_number_is_no_reward() -> None:
     with pytest.raises(QuestionError, match=r"no number \(NaN\)"):
         _judge(model, LETTERED)
     trial = _trial(LETTERED)
-    broken, sound = judge_apart(model, [[trial], [replace(trial, subsets=SUBSETS[:2])]], ReferenceConfig(rotation="none"))
+    broken, sound = judge_apart(
+        model, [[trial], [replace(trial, subsets=SUBSETS[:2])]], ReferenceConfig(rotation="none")
+    )
     assert isinstance(broken, QuestionError)
     assert not isinstance(sound, ReferenceModelError)
 

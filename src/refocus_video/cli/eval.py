@@ -76,7 +76,9 @@ def eval_(
 
     Running the same command again goes on where it stopped. `refocus selectors` lists the names.
     """
-    numbers_of_frames = numbers(budgets, "--budgets") if budgets is not None else budgets_of(selections or ()) or (1, 2, 4, 8)
+    numbers_of_frames = (
+        numbers(budgets, "--budgets") if budgets is not None else budgets_of(selections or ()) or (1, 2, 4, 8)
+    )
     check_questions(questions)
     from refocus_video.evaluation import Comparison, default_selectors, run_comparison
 
