@@ -67,6 +67,7 @@ def choose_frames(
         "questions": len(examples),
         "videos": len(by_video(examples)),
         "rows": dict(Counter(row.selector for row in rows)),
+        "fewer_than_budget": dict(Counter(row.budget for row in rows if 0 < len(row.frame_indices) < row.budget)),
         "without_frames": dict(Counter(row.selector for row in rows if row.error)),
         "failures": {row.video: row.error for row in rows if row.error},
     }

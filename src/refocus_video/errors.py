@@ -93,6 +93,17 @@ OF_ONE_VIDEO = (VideoError, BudgetError, DataError, QuestionError)
 which can be gone on with once it is mended."""
 
 
+def at_most(budget: int, num_candidates: int) -> int:
+    """How many frames a video gives for a budget: all of them where it has fewer candidates.
+
+    Raises:
+        BudgetError: the budget is not at least 1, or there is no candidate.
+    """
+    check_budget(budget, max(budget, num_candidates))
+    check_budget(1, num_candidates)
+    return min(budget, num_candidates)
+
+
 def check_budget(budget: int, num_candidates: int) -> None:
     """Raise :class:`BudgetError` unless ``1 <= budget <= num_candidates``."""
     if not 1 <= budget <= num_candidates:

@@ -76,6 +76,8 @@ def run_select(
         opened = selector.open(video, on_progress)
     explanation = opened.explain(asked, frames, **how) if explain else None
     selection = explanation.selection if explanation else opened.select(asked, frames, **how)
+    if len(selection) < frames:
+        typer.echo(f"asked for {frames} frames; the video gives {len(selection)} candidates, all of them are selected", err=True)
     # The most visited frames come with the share of subsets that hold them, all others with a probability.
     word = "share" if picking.resolved == "marginal" else "probability"
     map_path = None

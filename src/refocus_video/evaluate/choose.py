@@ -13,7 +13,7 @@ from typing import Any
 from refocus_video.config import SamplingConfig
 from refocus_video.data.evidence import by_video
 from refocus_video.data.selections import FORMAT, Chosen, chosen_row, empty_row
-from refocus_video.errors import OF_ONE_VIDEO
+from refocus_video.errors import OF_ONE_VIDEO, at_most
 from refocus_video.evaluate import controls
 from refocus_video.evaluate.journal import Journal
 from refocus_video.evaluate.stages import Stages
@@ -97,12 +97,18 @@ def choose_in(video: str, examples: Sequence[Example], plan: Choosing, stages: S
     try:
         with stages.of("opening"), VideoReader(video) as reader:
             candidates = candidate_timeline(reader, plan.sampling)
-        reason = f"the video gives only {len(candidates)} candidate frames"
-        # A video that is too short for one budget still counts for the smaller ones.
-        fitting = replace(plan, budgets=tuple(b for b in plan.budgets if b <= len(candidates)))
-        for example, name, budget, pick, seconds in _picks(examples, candidates, fitting, stages):
-            selection = to_selection(pick, candidates, example.question, name)
-            chosen[example.id, name, budget] = chosen_row(selection, example.id, budget, candidates, seconds)
+        # A video with fewer candidates than a budget gives all of them.
+        given = {budget: at_most(budget, len(candidates)) for budget in plan.budgets}
+        picks = {
+            (example.id, name, budget): (to_selection(pick, candidates, example.question, name), seconds)
+            for example, name, budget, pick, seconds in _picks(
+                examples, candidates, replace(plan, budgets=tuple(dict.fromkeys(given.values()))), stages
+            )
+        }
+        for id, name, budget in plan.keys(examples):
+            found = picks.get((id, name, given[budget]))
+            if found is not None:
+                chosen[id, name, budget] = chosen_row(found[0], id, budget, candidates, found[1])
     except OF_ONE_VIDEO as error:
         chosen, reason = {}, str(error)
     texts = {example.id: example.question.text for example in examples}

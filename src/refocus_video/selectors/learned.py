@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from refocus_video.config import SamplingConfig
-from refocus_video.errors import DataError, check_budget
+from refocus_video.errors import DataError, at_most
 from refocus_video.policy.capture import CapturedStep
 from refocus_video.policy.decode import Step
 from refocus_video.policy.index import revision
@@ -334,7 +334,7 @@ class IndexedVideo:
         return Explanation(selection, self.timeline, pick.positions, pick.distributions)
 
     def _picked(self, questions: list[Question], frames: int, picking: Picking, explain: bool = False) -> list[Pick]:
-        check_budget(frames, len(self.timeline))
+        frames = at_most(frames, len(self.timeline))
         learned = replace(self.indexed.selector, picking=picking)
         return replace(self.indexed, selector=learned).pick(questions, frames, explain=explain)
 
