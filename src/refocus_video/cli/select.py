@@ -77,7 +77,10 @@ def run_select(
     explanation = opened.explain(asked, frames, **how) if explain else None
     selection = explanation.selection if explanation else opened.select(asked, frames, **how)
     if len(selection) < frames:
-        typer.echo(f"asked for {frames} frames; the video gives {len(selection)} candidates, all of them are selected", err=True)
+        notes.print(
+            f"asked for {frames} frames; the video gives {len(selection)} candidates, all of them are selected",
+            soft_wrap=True,
+        )
     # The most visited frames come with the share of subsets that hold them, all others with a probability.
     word = "share" if picking.resolved == "marginal" else "probability"
     map_path = None
