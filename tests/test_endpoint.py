@@ -6,9 +6,12 @@ import json
 import math
 import multiprocessing
 import socket
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from chat_server import Body, ChatServer, Fault, completion, serving
 from refocus_video.cli.main import app
 from refocus_video.config import EndpointConfig, ReferenceConfig, RunConfig
 from refocus_video.data.examples import read_examples, write_examples
-from refocus_video.errors import ConfigError, ReferenceModelError, RefocusWarning
+from refocus_video.errors import ConfigError, ReferenceModelError, RefocusWarning, ServiceError
 from refocus_video.reference.base import ScoreRequest
 from refocus_video.reference.endpoint.cache import ReplyCache, request_key
 from refocus_video.reference.endpoint.client import LONGEST_WAIT_S, EndpointClient, pause, retry_after
@@ -386,6 +389,46 @@ def test_a_model_that_never_names_a_letter_is_noticed(pictures: ByteArray, tmp_p
         reference = _reference(server, tmp_path)
         with pytest.raises(ReferenceModelError, match="none of the first 16 replies of 'some-model' begins with"):
             reference.score([_request(reference, pictures, subsets)])
+
+
+@pytest.mark.parametrize(
+    ("part", "pause_s", "said"),
+    [(b" " * 10**6, 0.0, "a reply of more than 16 MB"), (b" ", 0.1, "no whole reply within 0.5 s")],
+)
+def test_a_reply_without_end_is_cut_off(
+    part: bytes, pause_s: float, said: str, pictures: ByteArray, tmp_path: Path
+) -> None:
+    class Endless(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            with suppress(OSError):  # the client goes away
+                for _ in range(1000):
+                    self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+                    self.wfile.flush()
+                    time.sleep(pause_s)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        timeout_s = 0.5 if pause_s else 20.0
+        reference = _reference(ChatServer(_by_frames, url=url), tmp_path, timeout_s=timeout_s, max_retries=0)
+        begun = time.monotonic()
+        with pytest.raises(ServiceError, match=said):
+            reference.score([_request(reference, pictures, [[1]])])
+        assert time.monotonic() - begun < 15
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_nobody_at_the_address_is_told_at_once(pictures: ByteArray, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from refocus_video.config import EndpointConfig
@@ -21,6 +22,13 @@ LONGEST_WAIT_S = 600.0
 
 OF_THE_REQUEST = (400, 413, 422)
 """Statuses by which a server says that one request is wrong: too long, a picture it cannot read."""
+
+MOST_BYTES = 16 * 10**6
+"""Of a reply: one with the likeliest tokens of a long text has some hundred kilobytes."""
+
+
+class _TooMuchError(Exception):
+    """A reply that goes on for too long."""
 
 
 class EndpointClient:
@@ -60,28 +68,29 @@ class EndpointClient:
         for tried in range(self.config.max_retries + 1):
             trouble, asked_wait = "", None
             try:
-                response = self._client.post(f"{self.config.url}/chat/completions", json=body)
-            except self._http.TimeoutException:
-                trouble = f"no reply within {self.config.timeout_s:g} s"
+                status, headers, content = self._post(body)
+            except (_TooMuchError, self._http.TimeoutException) as error:
+                cut = isinstance(error, _TooMuchError)
+                trouble = str(error) if cut else f"no reply within {self.config.timeout_s:g} s"
             except self._http.TransportError as error:
                 trouble = f"no connection ({one_line(error) or type(error).__name__})"
                 if not self._answered:
                     raise self._error(f"{trouble}; is the server running there?") from None
             else:
                 self._answered = True
-                status = response.status_code
+                text = content.decode("utf-8", errors="replace")
                 if status == 200:
                     try:
-                        reply = Reply.parse(json.loads(response.content))
+                        reply = Reply.parse(json.loads(content))
                         self._served = True
                         return reply, tried
                     except (MalformedReplyError, ValueError, RecursionError):
-                        trouble = f"a reply that is not a chat completion: {response.text[:100]!r}"
+                        trouble = f"a reply that is not a chat completion: {text[:100]!r}"
                 elif status in (408, 429) or status >= 500:
-                    trouble = f"status {status}: {_message(response.text)}"
-                    asked_wait = retry_after(response.headers.get("retry-after"), time.time())
+                    trouble = f"status {status}: {_message(text)}"
+                    asked_wait = retry_after(headers.get("retry-after"), time.time())
                 else:
-                    refused = self._refused(status, _message(response.text))
+                    refused = self._refused(status, _message(text))
                     # Before the first answer it is the model's name or a setting that is wrong, not the question.
                     raise QuestionError(str(refused)) if status in OF_THE_REQUEST and self._served else refused
             if tried == self.config.max_retries:
@@ -92,6 +101,21 @@ class EndpointClient:
             if self._wait(wait):
                 break
         raise self._error(f"{trouble} (tried {tried + 1} time{'s' * (tried > 0)})")
+
+    def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and content of the reply, which must come whole in ``timeout_s`` and :data:`MOST_BYTES`."""
+        end = time.monotonic() + self.config.timeout_s
+        content = bytearray()
+        with self._client.stream("POST", f"{self.config.url}/chat/completions", json=body) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise _TooMuchError(f"a reply of more than {MOST_BYTES // 10**6} MB")
+                if (
+                    time.monotonic() > end
+                ):  # the library's limit is for each read: a byte now and then would go on for ever
+                    raise _TooMuchError(f"no whole reply within {self.config.timeout_s:g} s")
+        return response.status_code, response.headers, bytes(content)
 
     def stop(self) -> None:
         """Make the requests that wait for another try give up."""
