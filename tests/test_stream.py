@@ -272,7 +272,7 @@ def test_a_growing_file_is_appended_to(tmp_path: Path) -> None:
     write_clip(path, pts[:60], options={"g": "10"})
     video = selector.follow(path)
     assert len(video) == 9  # of 60 frames 16 are held back
-    assert repr(video) == f"GrowingVideo({str(path)!r}, 9 candidates, 0.08–1.68 s)"
+    assert repr(video) == f"GrowingVideo({str(path)!r}, 9 candidates, 0.00–1.60 s)"
     assert video.refresh() == 0
     write_clip(path, pts, options={"g": "10"})
     assert video.refresh() == 8

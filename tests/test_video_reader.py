@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -53,7 +54,8 @@ def test_candidates_carry_true_times(tmp_path: Path) -> None:
     candidates = load_candidates(path, (32, 48), SamplingConfig(fps=1.0))
     assert candidates.frames.shape == (len(candidates), 32, 48, 3)
     assert [number_of(frame) for frame in candidates.frames] == candidates.frame_indices.tolist()
-    np.testing.assert_allclose(candidates.times, np.array(times)[candidates.frame_indices] / 1000)
+    # A player begins where the file does, at half a second as stored.
+    np.testing.assert_allclose(candidates.times, np.array(times)[candidates.frame_indices] / 1000 - 0.5, atol=1e-12)
     assert candidates.frame_indices.tolist() == [0, 4, 9]  # 3.9 s at 1 per second: three, evenly over the ten frames
 
 
@@ -65,15 +67,34 @@ def test_candidates_carry_true_times(tmp_path: Path) -> None:
         ("late.mkv", 700, Fraction(1, 1000)),
     ],
 )
-def test_times_are_not_shifted(tmp_path: Path, name: str, start: int, base: Fraction) -> None:
+def test_time_0_is_where_a_player_begins(tmp_path: Path, name: str, start: int, base: Fraction) -> None:
     step = int(Fraction(1, 25) / base)
     path = write_clip(tmp_path / name, [start + step * k for k in range(60)], options=B_FRAMES, time_base=base)
     stored = [frame.time for frame in decode_in_order(path)]
     with VideoReader(path) as reader:
-        np.testing.assert_allclose(reader.times, stored)
-        assert reader.times[0] > 0.5
+        np.testing.assert_allclose(reader.info.start_s + reader.times, stored)
+        assert stored[0] > 0.5
+        assert reader.times[0] == 0
         assert [number_of(p) for _, p in reader.frames([0, 30, 59])] == [0, 30, 59]
         assert reader.info.duration_s == pytest.approx(2.4, abs=0.002)
+
+
+def test_pictures_that_begin_after_the_file_keep_their_delay(tmp_path: Path) -> None:
+    path = tmp_path / "delayed.mkv"
+    with av.open(str(path), "w") as container:
+        sound, film = container.add_stream("pcm_s16le", rate=8000), container.add_stream("libx264", rate=25)
+        film.width, film.height, film.pix_fmt = 96, 48, "yuv420p"
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        noise.sample_rate, noise.pts, noise.time_base = 8000, 16000, Fraction(1, 8000)  # the file begins at 2 s
+        container.mux(sound.encode(noise))
+        for k in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 96, 3), 40 * k, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 65 + k, Fraction(1, 25)  # the pictures at 2.6 s
+            container.mux(film.encode(frame))
+        container.mux(film.encode(None))
+    with VideoReader(path) as reader:
+        assert reader.info.start_s == pytest.approx(2.0)
+        np.testing.assert_allclose(reader.times, 0.6 + 0.04 * np.arange(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("indices", [[3, 3], [5, 2], [-1, 4], [0, 200], [[1], [2]]])

@@ -39,7 +39,7 @@ class Clip:
 
     path: str
     start_s: float | None = None
-    """Seconds as stored in the file; None for the beginning."""
+    """Seconds from where a player begins; None for the beginning."""
     end_s: float | None = None
 
     def __str__(self) -> str:

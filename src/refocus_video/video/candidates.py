@@ -56,7 +56,7 @@ def load_candidates(
         threads: decoder threads within one picture.
 
     Returns:
-        F frames with their frame indices and their times in seconds as stored in the file.
+        F frames with their frame indices and their times in seconds, 0 being where a player begins.
 
     Raises:
         VideoError: the file cannot be read as a video, or not to the end.

@@ -42,6 +42,8 @@ class VideoInfo:
     num_frames: int
     duration_s: float
     """From the first frame's appearance to the last one's end, in seconds."""
+    start_s: float
+    """Stored time at which a player begins, in seconds: a frame's stored time is this and its time."""
     codec: str
     rotation: int
     """Degrees counter-clockwise (0, 90, 180 or 270) that the file asks for; frames come out already turned."""
@@ -60,7 +62,8 @@ class VideoReader:
 
     Attributes:
         info: what the file holds.
-        times: (N,) presentation time of each frame in seconds, non-decreasing, as stored: the first need not be 0.
+        times: (N,) presentation time of each frame in seconds, non-decreasing; 0 is where a player begins: the
+            first need not be 0.
 
     Raises:
         VideoError: the file is missing, not a video, cut off, damaged, or too large to decode.
@@ -76,12 +79,14 @@ class VideoReader:
         height, width, (mirrored, turns), codec = _first_frame(self._path, threads)
         self._table = build_table(self._path, threads)
         base = self._table.time_base
-        self.times = self._table.pts * base.numerator / base.denominator
+        begin = self._table.start_s / base  # in units of the time base, whole where the file begins with the pictures
+        self.times = (self._table.pts - float(begin)) * base.numerator / base.denominator
         self.info = VideoInfo(
             path=str(path),
             width=width,
             height=height,
             num_frames=len(self.times),
+            start_s=float(self._table.start_s),
             duration_s=float((self._table.end - int(self._table.pts[0])) * base),
             codec=codec,
             rotation=90 * turns,

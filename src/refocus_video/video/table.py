@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -37,6 +38,8 @@ class FrameTable:
     time_base: Fraction
     end: int
     """When the last frame stops being shown, in units of ``time_base``."""
+    start_s: Fraction = Fraction(0)
+    """When the file begins for a player, in seconds as stored: its streams' earliest time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +207,23 @@ def build_table(path: Path, threads: int = 1) -> FrameTable:
         # Only the MP4 family lists every frame in its header; elsewhere the list is just the keyframes.
         promised = len(stream.index_entries) if "mp4" in form else 0
         codec, time_base = stream.codec_context.name, stream.time_base or Fraction(1, 1)
+        start = _start(container, stream)
     _check_complete(packets, promised, path)
     if codec in JUMPING_CODECS and any(name in form for name in TIMED_FORMATS):
         table = _table_from_packets(packets, time_base)
         if table is not None:
-            return table
-    return _table_by_decoding(path, threads, packets)
+            return replace(table, start_s=start)
+    return replace(_table_by_decoding(path, threads, packets), start_s=start)
+
+
+def _start(container: InputContainer, stream: VideoStream) -> Fraction:
+    """When the file begins for a player; a stream that begins later, such as delayed pictures, keeps its delay."""
+    begin = cast("int | None", container.start_time)  # its type leaves out that it may be unknown
+    if begin is None:
+        return Fraction(0)
+    start = Fraction(begin, av.time_base)
+    if stream.start_time is None or stream.time_base is None:
+        return start
+    own = stream.start_time * stream.time_base
+    # The container's time is rounded to microseconds: the stream's own is exact.
+    return own if abs(own - start) <= Fraction(1, av.time_base) else start
