@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from refocus_video.config import ReferenceConfig
 from refocus_video.errors import CheckpointError, ReferenceModelError
@@ -215,3 +216,21 @@ def test_settings_of_the_loader(tmp_path: Path) -> None:
     assert height * width <= 64 * 64
     with pytest.raises(CheckpointError, match="cannot load the reference model"):
         HuggingFaceReference.from_pretrained(tmp_path, attention="no-such")
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_model_that_lacks_a_tensor_is_refused(tmp_path: Path, renamed: bool) -> None:
+    tokenizer = family_tokenizer(["a", "b", "c", "d"])
+    tiny_model("qwen2_5_vl", tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    weights = load_file(path)
+    name = next(name for name in weights if "q_proj" in name and "vision" not in name)
+    tensor = weights.pop(name)
+    if renamed:
+        weights[name.replace("q_proj", "q_projection")] = tensor
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 of the model's tensors, such as .*q_proj") as error:
+        HuggingFaceReference.from_pretrained(tmp_path)
+    assert ("others that no part of the model takes" in str(error.value)) == renamed
+    assert "\n" not in str(error.value)
