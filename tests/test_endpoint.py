@@ -32,7 +32,7 @@ from refocus_video.reference.endpoint.client import LONGEST_WAIT_S, EndpointClie
 from refocus_video.reference.endpoint.messages import chat_body
 from refocus_video.reference.endpoint.model import EndpointReference
 from refocus_video.reference.endpoint.pictures import from_row, to_rows
-from refocus_video.reference.endpoint.replies import Reply, option_log_probs
+from refocus_video.reference.endpoint.replies import MalformedReplyError, Reply, option_log_probs
 from refocus_video.reference.letters import INSTRUCTION
 from refocus_video.types import ByteArray, Question
 
@@ -604,3 +604,15 @@ def test_half_characters_are_kept_and_a_folder_that_cannot_be_written_is_gone_wi
     with pytest.warns(RefocusWarning, match=r"cannot keep replies in .*file \(.*\); going on without"):
         blocked.put(key, reply)
     assert blocked.get(key) is None
+
+
+def test_hostile_numbers_and_nesting_are_no_traceback(pictures: ByteArray, tmp_path: Path) -> None:
+    with pytest.raises(MalformedReplyError):
+        Reply.parse({"choices": [], "usage": {}})
+    reply = completion([("A", -0.1)]) | {"usage": {"prompt_tokens": math.inf, "completion_tokens": 1}}
+    with pytest.raises(MalformedReplyError):
+        Reply.parse(reply)
+    with serving(_by_frames, faults=[Fault(404, "[" * 200_000)]) as server:
+        reference = _reference(server, tmp_path, max_retries=0)
+        with pytest.raises(ServiceError, match="status 404"):
+            reference.score([_request(reference, pictures, [[1]])])

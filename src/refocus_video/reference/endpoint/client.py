@@ -103,7 +103,7 @@ class EndpointClient:
         raise self._error(f"{trouble} (tried {tried + 1} time{'s' * (tried > 0)})")
 
     def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and content of the reply, which must come whole in ``timeout_s`` and :data:`MOST_BYTES`."""
+        """Status, headers and content of the reply, whose content must come in ``timeout_s`` and :data:`MOST_BYTES`."""
         end = time.monotonic() + self.config.timeout_s
         content = bytearray()
         with self._client.stream("POST", f"{self.config.url}/chat/completions", json=body) as response:
@@ -177,6 +177,6 @@ def _message(text: str) -> str:
         document = json.loads(text)
         error = document.get("error", document)
         text = error["message"] if isinstance(error, dict) else str(error)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         pass
     return one_line(text) or "no reason given"

@@ -45,7 +45,7 @@ class Reply:
                 usage.get("completion_tokens"),
                 (choice.get("message") or {}).get("content") or "",
             )
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError):
             raise MalformedReplyError("not a chat completion") from None
 
     @classmethod
